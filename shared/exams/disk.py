@@ -1,0 +1,194 @@
+"""The system calls of the file store, each with its one meaning and its errors translated.
+
+What makes it a database: link(2) lets exactly one writer take a name, fsync of a file and of its folder makes both
+last. Nothing is ever written twice or locked.
+"""
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable
+from typing import NoReturn
+
+from shared.errors import StoreUnavailable
+
+_KNOWN_FOLDERS = 10_000  # about a week of minute folders; beyond it the memory starts anew
+
+
+class Disk:
+    """A folder tree below `root`. Paths are relative to it; every OSError becomes StoreUnavailable.
+
+    `halt` is called with the error when fsync reports EIO: the kernel may have dropped the page, so asking again
+    could say "done" for data that is gone. It must end the process.
+    """
+
+    def __init__(self, root: str, halt: Callable[[OSError], object]) -> None:
+        self.root = root
+        self._halt = halt
+        self._known: set[str] = set()
+
+    def write_new(self, path: str, data: bytes) -> None:
+        """Writes a file that did not exist, and its content is on disk when this returns."""
+        full = f"{self.root}/{path}"
+        try:
+            handle = os.open(full, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        except OSError as error:
+            _refuse(error, "create", path)
+        try:
+            while data:
+                data = data[os.write(handle, data) :]
+            self._sync(handle, path)
+        except (OSError, StoreUnavailable) as error:
+            with contextlib.suppress(OSError):
+                os.unlink(full)
+            if isinstance(error, OSError):
+                _refuse(error, "write", path)
+            raise
+        finally:
+            os.close(handle)
+
+    def link(self, source: str, target: str) -> bool:
+        """Gives the file a second name; False where that name is taken. FileNotFoundError: source or folder gone."""
+        try:
+            os.link(f"{self.root}/{source}", f"{self.root}/{target}")
+        except FileExistsError:
+            return False
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            _refuse(error, "link", target)
+        return True
+
+    def point(self, text: str, target: str) -> bool:
+        """Makes a symbolic link that says `text`; False where the name is taken."""
+        try:
+            os.symlink(text, f"{self.root}/{target}")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            _refuse(error, "symlink", target)
+        return True
+
+    def pointed(self, path: str) -> str | None:
+        """What a symbolic link says, or None where there is none."""
+        try:
+            return os.readlink(f"{self.root}/{path}")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            _refuse(error, "read", path)
+
+    def move(self, source: str, target: str) -> bool:
+        """Renames; False where the source is gone, because somebody else moved it."""
+        try:
+            os.rename(f"{self.root}/{source}", f"{self.root}/{target}")
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            _refuse(error, "rename", source)
+        return True
+
+    def remove(self, path: str) -> None:
+        """Takes a name away; it may be gone already."""
+        try:
+            os.unlink(f"{self.root}/{path}")
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            _refuse(error, "remove", path)
+
+    def read(self, path: str) -> bytes | None:
+        """The whole file, or None where there is none."""
+        try:
+            handle = os.open(f"{self.root}/{path}", os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            _refuse(error, "read", path)
+        try:
+            data = part = os.read(handle, 65_536)
+            while len(part) == 65_536:
+                part = os.read(handle, 65_536)
+                data += part
+        except OSError as error:
+            _refuse(error, "read", path)
+        finally:
+            os.close(handle)
+        return data
+
+    def exists(self, path: str) -> bool:
+        return os.path.lexists(f"{self.root}/{path}")
+
+    def age(self, path: str, now: float) -> float | None:
+        """Seconds since the file was written, by its own stamp, or None where there is none. `now`: Unix time."""
+        try:
+            return now - os.stat(f"{self.root}/{path}").st_mtime
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            _refuse(error, "look at", path)
+
+    def names(self, folder: str) -> list[str]:
+        """What a folder holds, in no order; nothing where there is no folder."""
+        try:
+            return os.listdir(f"{self.root}/{folder}")
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            _refuse(error, "list", folder)
+
+    def make_folder(self, folder: str, *, lasting: bool = True) -> None:
+        """The folder and those above it, made where missing, and on disk when this returns unless `lasting` is off.
+
+        Somebody else may have made them a moment ago and not have synced yet, so a folder is taken as lasting only
+        after this process has synced its parents once.
+        """
+        if folder in self._known:
+            return
+        try:
+            os.makedirs(f"{self.root}/{folder}", 0o750, exist_ok=True)
+        except OSError as error:
+            _refuse(error, "make folder", folder)
+        if not lasting:
+            return
+        parts = folder.split("/")
+        for depth in range(len(parts)):
+            self.sync_folder("/".join(parts[:depth]))
+        if len(self._known) >= _KNOWN_FOLDERS:
+            self._known.clear()
+        self._known.add(folder)
+
+    def forget_folder(self, folder: str) -> None:
+        """It was found missing: the next make_folder makes it."""
+        self._known.discard(folder)
+
+    def remove_folder_if_empty(self, folder: str) -> None:
+        try:
+            os.rmdir(f"{self.root}/{folder}")
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                _refuse(error, "remove folder", folder)
+        self.forget_folder(folder)
+
+    def sync_folder(self, folder: str) -> None:
+        """The names in it are on disk when this returns."""
+        try:
+            handle = os.open(f"{self.root}/{folder}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            _refuse(error, "open", folder)
+        try:
+            self._sync(handle, folder)
+        finally:
+            os.close(handle)
+
+    def _sync(self, handle: int, path: str) -> None:
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                self._halt(error)
+            _refuse(error, "sync", path)
+
+
+def _refuse(error: OSError, verb: str, path: str) -> NoReturn:
+    raise StoreUnavailable(f"cannot {verb} {path or 'the store'}: {error.strerror}") from error
