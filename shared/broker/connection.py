@@ -1,0 +1,56 @@
+"""How processes connect to Redis, and the Dramatiq broker on top."""
+
+import socket
+from collections.abc import Sequence
+
+import redis
+from dramatiq import Middleware
+from dramatiq.brokers.redis import RedisBroker
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from shared.redis_keys import RedisKeys
+
+ANSWER_WITHIN_S = 0.25  # a caller of the API waits for Redis no longer than this, once a second at most (breaker.py)
+
+# Dramatiq's Redis broker hands a dead worker's messages back only after this silence, and then only when a command
+# draws maintenance by lot. The defaults, 60 s and one in a thousand, have cost 21 minutes; with these it is seconds.
+# The price is that a worker frozen for longer sees its tasks run a second time.
+HEARTBEAT_TIMEOUT_MS = 10_000
+MAINTENANCE_IN_A_MILLION = 1_000_000
+
+_KEEPALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
+
+
+def impatient_client(url: str) -> "redis.Redis":
+    """For calls that somebody waits for: no retry, and an answer or an error within ANSWER_WITHIN_S."""
+    return redis.Redis.from_url(
+        url,
+        protocol=2,
+        socket_timeout=ANSWER_WITHIN_S,
+        socket_connect_timeout=ANSWER_WITHIN_S,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+def patient_client(url: str) -> "redis.Redis":
+    """For a worker: a Redis that hangs is waited for, a host that is gone is noticed by keep-alive within 25 s.
+
+    No timeout on answers: Dramatiq's consumer thread ends for good on a redis.TimeoutError while it holds delayed
+    messages.
+    """
+    options: dict[str, object] = {"protocol": 2, "socket_timeout": None, "health_check_interval": 15}
+    if not url.startswith("unix:"):
+        options |= {"socket_keepalive": True, "socket_keepalive_options": _KEEPALIVE, "socket_connect_timeout": 5}
+    return redis.Redis.from_url(url, **options)
+
+
+def open_broker(client: "redis.Redis", keys: RedisKeys, middleware: Sequence[Middleware] = ()) -> RedisBroker:
+    """Connects when first used."""
+    return RedisBroker(  # type: ignore[no-untyped-call]
+        client=client,
+        middleware=list(middleware),
+        namespace=keys.dramatiq,
+        heartbeat_timeout=HEARTBEAT_TIMEOUT_MS,
+        maintenance_chance=MAINTENANCE_IN_A_MILLION,
+    )

@@ -1,0 +1,90 @@
+"""The only wiring: which parts a process gets, made from its settings. Nothing connects before it is first used."""
+
+import os
+from typing import NamedTuple, NoReturn
+
+import redis
+import structlog
+from dramatiq import Broker
+from dramatiq.middleware import Retries, TimeLimit
+
+from shared.broker.breaker import Breaker
+from shared.broker.connection import impatient_client, open_broker, patient_client
+from shared.broker.tombstones import SkipTombstoned, Tombstones
+from shared.clock import Clock, SystemClock
+from shared.exams.digest_files import FileDigestStore
+from shared.exams.disk import Disk
+from shared.exams.files import FileExamStore
+from shared.exams.register import ExamRegister
+from shared.exams.store import DigestStore, ExamStore
+from shared.redis_keys import RedisKeys
+from shared.settings import Settings, need
+from shared.tasks.deadlines import DeadlineTasks
+from shared.tasks.sender import TaskSender
+
+EX_IOERR = 74  # sysexits.h
+
+_log = structlog.get_logger(__name__)
+
+
+class Services(NamedTuple):
+    """What API, worker and scheduler are made of."""
+
+    settings: Settings
+    clock: Clock
+    redis: "redis.Redis"
+    breaker: Breaker
+    broker: Broker
+    sender: TaskSender
+    exams: ExamStore
+    digests: DigestStore
+    register: ExamRegister
+
+
+def for_callers(settings: Settings) -> Services:
+    """For the API and the scheduler, where somebody waits for Redis's answer."""
+    client = impatient_client(settings.redis_url)
+    keys = RedisKeys(settings.namespace)
+    return _services(settings, client, Breaker(), open_broker(client, keys))
+
+
+def for_worker(settings: Settings) -> Services:
+    """For a worker: its broker waits for Redis, its bodies and tombstones do not."""
+    client = impatient_client(settings.redis_url)
+    breaker = Breaker()
+    keys = RedisKeys(settings.namespace)
+    # In this order: a cancelled task starts no clock; an error has been seen by the limit before a retry is decided.
+    middleware = [
+        SkipTombstoned(Tombstones(client, breaker, keys)),
+        TimeLimit(interval=250),
+        Retries(),
+    ]
+    return _services(settings, client, breaker, open_broker(patient_client(settings.redis_url), keys, middleware))
+
+
+def _services(settings: Settings, client: "redis.Redis", breaker: Breaker, broker: Broker) -> Services:
+    for name in settings.unknown:
+        _log.warning("unknown_setting", name=name)
+    clock = SystemClock()
+    sender = TaskSender(broker, breaker)
+    tombstones = Tombstones(client, breaker, RedisKeys(settings.namespace))
+    exams, digests = open_stores(need(settings.store, "STORE"))
+    alarm = DeadlineTasks(sender, tombstones, clock, settings.settle_margin)
+    register = ExamRegister(exams, alarm, clock, settings.settle_margin)
+    return Services(settings, clock, client, breaker, broker, sender, exams, digests, register)
+
+
+def open_stores(root: str) -> tuple[FileExamStore, FileDigestStore]:
+    """Raises StoreUnavailable where the file system cannot keep the store's promises."""
+    disk = Disk(root, halt)
+    exams = FileExamStore(disk)
+    exams.prepare()
+    digests = FileDigestStore(disk, exams)
+    digests.prepare()
+    return exams, digests
+
+
+def halt(error: OSError) -> NoReturn:
+    """Ends the process at once: what fsync has failed to write must not be answered for, nor tried again."""
+    _log.critical("store_io_error", error=str(error))
+    os._exit(EX_IOERR)
