@@ -1,0 +1,24 @@
+"""gunicorn's settings. Read in the master process, so a bad setting of ours stops the boot here."""
+
+import os
+import sys
+
+from shared.errors import SettingsError
+from shared.settings import Settings, need
+
+try:
+    _settings = Settings.from_environ(os.environ)
+    need(_settings.keys, "KEYS")
+except SettingsError as error:
+    sys.exit(f"api: {error}")
+
+bind = _settings.bind
+worker_class = "uvicorn_worker.UvicornWorker"
+workers = int(os.environ.get("WEB_CONCURRENCY", "2"))  # gunicorn's own variable
+keepalive = 15
+timeout = 30
+graceful_timeout = 25  # below the 30 s that container platforms leave a process
+control_socket_disable = True
+worker_tmp_dir = "/dev/shm"  # a heartbeat file on a disk would wait for that disk
+accesslog = None  # api/middleware.py logs each request, with its id
+errorlog = "-"

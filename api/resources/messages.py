@@ -1,0 +1,46 @@
+"""Messages over REST: answered at once, printed by a worker a while later."""
+
+from typing import ClassVar
+
+import falcon
+import msgspec
+from falcon.asgi import Request, Response
+
+from api.batches import Batches
+from api.bodies import JsonBody, query
+from shared.clock import Clock, rfc3339
+from shared.errors import FieldError, InvalidInput
+from shared.tasks.catalog import PRINT_MESSAGE
+
+LONGEST = 10_000  # characters
+
+
+class MessageBody(msgspec.Struct, forbid_unknown_fields=True):
+    message: str
+
+
+class MessageCollection:
+    """`POST /v1/messages`."""
+
+    scopes: ClassVar = {"POST": "tasks:write"}
+    _body = JsonBody(MessageBody)
+
+    def __init__(self, messages: Batches[str, str], clock: Clock) -> None:
+        self._messages = messages
+        self._clock = clock
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        query(req, ())
+        body = await self._body.read(req)
+        if not 1 <= len(body.message) <= LONGEST:
+            raise InvalidInput(FieldError("message", f"must have 1 to {LONGEST} characters"))
+        task_id = await self._messages.do(body.message)
+        resp.status = falcon.HTTP_202
+        resp.data = msgspec.json.encode(
+            {
+                "id": task_id,
+                "task": PRINT_MESSAGE.name,
+                "queue": PRINT_MESSAGE.queue,
+                "enqueued_at": rfc3339(self._clock.now()),
+            }
+        )
