@@ -1,0 +1,29 @@
+"""The body of the task that prints a message."""
+
+import unicodedata
+from collections.abc import Callable
+from datetime import timedelta
+from typing import BinaryIO
+
+from shared.clock import Clock
+
+_ESCAPED = {"Cc", "Cs", "Zl", "Zp"}  # what could end the line or steer a terminal
+
+
+def print_message(console: BinaryIO, clock: Clock, delay: timedelta) -> Callable[[str], None]:
+    """Waits `delay`, then writes the message to `console` as a line of its own, in UTF-8."""
+
+    def body(message: str) -> None:
+        clock.wait(delay)
+        console.write(f"{escape(message)}\n".encode())  # one write: lines of other threads cannot come in between
+        console.flush()
+
+    return body
+
+
+def escape(message: str) -> str:
+    """The message with control characters and line breaks as Python escapes, all else as it is."""
+    return "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in _ESCAPED else character
+        for character in message
+    )

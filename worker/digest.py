@@ -1,0 +1,124 @@
+"""The digest: a mail of the exams that ended since the one before. docs/design.md says why none is lost or doubled."""
+
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.utils import format_datetime
+from itertools import count
+from pathlib import Path
+
+import structlog
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from shared.errors import FieldError, InvalidInput, MailError, RecipientRefused
+from shared.exams.model import Exam, Status
+from shared.exams.store import DigestStore
+from worker.mail import Mailer
+
+LARGEST = 10_000  # outcomes a mail: some 5 MB, which servers take; more go into further parts of the window
+
+_WINDOW = re.compile(r"\d{8}T\d{6}\.\d{3}Z(\.\d{1,6})?")
+
+_log = structlog.get_logger(__name__)
+
+
+class Digests:
+    """Sends windows of `store` through `mailer`."""
+
+    def __init__(
+        self,
+        store: DigestStore,
+        mailer: Mailer,
+        sender: Address,
+        recipients: Sequence[Address],
+        namespace: str,
+    ) -> None:
+        self._store = store
+        self._mailer = mailer
+        self._sender = sender
+        self._recipients = recipients
+        self._namespace = namespace
+        self._one_at_a_time = threading.Lock()
+
+    def send(self, window: str) -> None:
+        """Sends what earlier windows left unsent, then this one. Raises MailError when somebody was not served."""
+        if not _WINDOW.fullmatch(window):
+            raise InvalidInput(FieldError("window", "must be an instant such as 20261120T104500.000Z"))
+        with self._one_at_a_time:
+            refused = [f"{name}: {error}" for name in self._store.unsent() if (error := self._send_part(name)[1])]
+            for part in count(1):
+                name = window if part == 1 else f"{window}.{part}"
+                outcomes, error = self._send_part(name)
+                refused += [f"{name}: {error}"] if error else []
+                if outcomes < LARGEST:
+                    break
+        if refused:
+            raise MailError("; ".join(refused))
+
+    def _send_part(self, window: str) -> tuple[int, str | None]:
+        """How many outcomes it told of, and whom the server refused; raises MailError when the server failed."""
+        exams = [exam for history in self._store.collect(window, LARGEST) if (exam := history.fold())]
+        message = compose(window, exams, self._sender, self._recipients, self._namespace)
+        addresses = [recipient.addr_spec for recipient in self._recipients]
+        served = self._store.recipients_served(window, addresses)
+        refused = []
+        for recipient in self._recipients:
+            if recipient.addr_spec in served:
+                continue
+            try:
+                self._mailer.send(message, recipient)
+            except RecipientRefused as error:
+                refused.append(str(error))
+                continue
+            self._store.note_served(window, recipient.addr_spec)
+        if refused:
+            return len(exams), "; ".join(refused)
+        self._store.close(window)
+        _log.info("digest_sent", window=window, outcomes=len(exams), recipients=len(addresses))
+        return len(exams), None
+
+
+def compose(
+    window: str, exams: Sequence[Exam], sender: Address, recipients: Sequence[Address], namespace: str
+) -> EmailMessage:
+    """The mail of a window: the same bytes whenever and by whomever it is composed."""
+    due_at = datetime.strptime(window[:19] + "000Z", "%Y%m%dT%H%M%S.%f%z").astimezone(UTC)
+    outcomes: list[Status] = [status for status in Status if status is not Status.STARTED]
+    counts = {status: sum(exam.status is status for exam in exams) for status in outcomes}
+    values = {"due_at": due_at, "exams": exams, "counts": counts}
+    message = EmailMessage()
+    message["From"] = sender
+    message["To"] = tuple(recipients)
+    message["Subject"] = _subject(counts, due_at)
+    message["Date"] = format_datetime(due_at)
+    message["Message-ID"] = f"<digest.{window}.{namespace}@{sender.domain}>"
+    message["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's absence notice should answer it
+    message.set_content(_templates.get_template("digest.txt").render(values))
+    message.add_alternative(_templates.get_template("digest.html").render(values), subtype="html")
+    message.set_boundary(f"invigil-{window}")
+    return message
+
+
+def _subject(counts: Mapping[Status, int], due_at: datetime) -> str:
+    told = ", ".join(f"{number} {status}" for status, number in counts.items())
+    if not any(counts.values()):
+        told = "no exam ended"
+    return f"Exams until {due_at:%Y-%m-%d %H:%M} UTC: {told}"
+
+
+def _instant(instant: datetime) -> str:
+    return f"{instant:%Y-%m-%d %H:%M:%S}"
+
+
+_templates = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=select_autoescape(["html"]),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_templates.filters["instant"] = _instant
