@@ -1,0 +1,70 @@
+"""The scheduler: `python -m scheduler`. Sends each task of schedules.py when it is due; workers do the work."""
+
+import os
+import signal
+import sys
+from datetime import UTC
+
+import structlog
+from apscheduler.schedulers.blocking import BlockingScheduler
+from apscheduler.triggers.interval import IntervalTrigger
+
+from scheduler.schedules import Schedule, schedules
+from shared.clock import Clock
+from shared.errors import BrokerUnavailable, InvigilError
+from shared.logs import configure_logs
+from shared.pulse import Pulse
+from shared.services import for_callers
+from shared.settings import Settings
+from shared.tasks.sender import TaskSender
+
+PULSE_S = 5
+
+_log = structlog.get_logger(__name__)
+
+
+def main() -> None:
+    try:
+        settings = Settings.from_environ(os.environ)
+        configure_logs(settings.log_format, "scheduler")
+        services = for_callers(settings)
+    except InvigilError as error:
+        sys.exit(f"scheduler: {error}")
+    scheduler = build(schedules(settings), services.sender, services.clock)
+    scheduler.add_job(Pulse(settings.pulse_file).beat, IntervalTrigger(seconds=PULSE_S, timezone=UTC))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: scheduler.shutdown(wait=False))
+    _log.info("scheduler_started")
+    scheduler.start()
+
+
+def build(rows: tuple[Schedule, ...], sender: TaskSender, clock: Clock) -> BlockingScheduler:
+    """An APScheduler that keeps its jobs in memory: they are all declared in code, and what was missed while it was
+    down is made up for by the next run of each.
+    """
+    scheduler = BlockingScheduler(
+        timezone=UTC,
+        job_defaults={
+            "coalesce": True,  # after a pause one run is enough: a digest and a sweep take all that has come up
+            "max_instances": 1,
+            "misfire_grace_time": 60,  # the default, 1 s, drops runs on a busy machine
+        },
+    )
+    for row in rows:
+        first = row.due_at(clock.now()) + row.period
+        trigger = IntervalTrigger(seconds=row.period.total_seconds(), start_date=first, timezone=UTC)
+        scheduler.add_job(send, trigger, args=[row, sender, clock], id=row.task.name)
+    return scheduler
+
+
+def send(row: Schedule, sender: TaskSender, clock: Clock) -> None:
+    """Sends the row's task for the time it was last due. Without Redis it is left to the next time."""
+    arguments = row.arguments(row.due_at(clock.now()))
+    try:
+        sender.send(row.task, *arguments)
+    except BrokerUnavailable as error:
+        _log.warning("not_sent", task=row.task.name, why=str(error))
+
+
+if __name__ == "__main__":
+    main()
