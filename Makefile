@@ -14,7 +14,7 @@ run: $(VENV)/.local ## start the whole system on this machine; Ctrl-C ends it
 	@exec $(BIN)/python run.py
 
 test: $(VENV)/.dev ## all tests but the long rounds
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not soak"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not soak"
 
 lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff check .

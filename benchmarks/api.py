@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,13 +28,17 @@ class Figures(NamedTuple):
 def main() -> None:
     head(f"The API: {CONNECTIONS} connections, 2 API processes, everything on one machine with the load's client")
     runs: dict[str, list[Figures]] = {}
-    for _ in range(RUNS):
-        system = RunningSystem()
-        try:
-            for what, figures in measure(system).items():
-                runs.setdefault(what, []).append(figures)
-        finally:
-            system.close()
+    # Removed at the end only: ext4 looks long for an inode that was not freed within the last minutes.
+    with tempfile.TemporaryDirectory(dir=".", prefix=".benchmark-") as folder:
+        for run in range(RUNS):
+            var = Path(folder).absolute() / str(run)
+            var.mkdir()
+            system = RunningSystem(var)
+            try:
+                for what, figures in measure(system).items():
+                    runs.setdefault(what, []).append(figures)
+            finally:
+                system.close()
     for what, several in runs.items():
         line(f"{what}: answered", [run.per_s for run in several], "/s", higher_is_better=True)
         line(f"{what}: p99", [run.p99_ms for run in several], "ms")

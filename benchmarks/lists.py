@@ -39,7 +39,7 @@ class UnsyncedDisk(Disk):
 
 def main() -> None:
     head(f"Lists: {EXAMS:,} exams stored, {RUNNING} of them running, warm cache")
-    folder = Path(tempfile.mkdtemp(dir=".")).absolute()
+    folder = Path(tempfile.mkdtemp(dir=".", prefix=".benchmark-")).absolute()
     try:
         lay_out(str(folder))
         measure(str(folder))

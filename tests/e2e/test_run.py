@@ -1,6 +1,8 @@
 """The system as a newcomer meets it: what `make run` starts, called over REST, with its parts killed meanwhile."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +13,9 @@ from datetime import datetime
 
 import pytest
 
+from tests.support.redis_server import PrivateRedis
 from tests.support.running_system import ROOT, Answer, RunningSystem
+from tests.support.tools import program
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.xdist_group("run")
@@ -154,6 +158,26 @@ def test_redis_hanging_delays_no_start_and_no_result(system: RunningSystem) -> N
     eventually(lambda: "now" in system.output().splitlines(), 20, "the printing")
 
 
+@pytest.mark.parametrize("away_s", [8, pytest.param(60, marks=pytest.mark.soak)])
+def test_exams_end_after_redis_was_away(own_redis: PrivateRedis, away_s: float) -> None:
+    """Exams that were running or were started meanwhile, due before its return or after, end within 15 s of either."""
+    system = RunningSystem(INVIGIL_REDIS_URL=own_redis.url, **SHORT)
+    try:
+        before = [system.start_exam(duration_s=seconds) for seconds in (1, 4, away_s + 2)]
+        own_redis.kill()
+        back_at = time.monotonic() + away_s
+        meanwhile = [system.start_exam(duration_s=seconds) for seconds in (1, away_s + 2)]
+        eventually(lambda: time.monotonic() > back_at, away_s + 1, "the end of the pause")
+        own_redis.start()
+        eventually(
+            lambda: all(system.is_stored_as_ended(exam["pk"]) for exam in before + meanwhile),
+            2 + HEALED_WITHIN_S,
+            "the outcomes",
+        )
+    finally:
+        system.close()
+
+
 def test_a_folder_in_use_is_refused(system: RunningSystem) -> None:
     """A second start on the same var/ says which process has it."""
     environ = {**os.environ, "INVIGIL_VAR": str(system.var)}
@@ -179,6 +203,25 @@ def test_a_key_can_be_made_and_revoked_while_the_api_runs(system: RunningSystem)
     assert system.call("POST", "/v1/exams", key=key).status == 403
     keys(system, "revoke", key.split("_")[1])
     assert system.call("GET", "/v1/exams", key=key).status == 401
+
+
+def test_the_calls_of_the_readme_work(system: RunningSystem) -> None:
+    """What it tells a newcomer to type is typed, against this system's address and key; each answer is JSON."""
+    calls = (ROOT / "README.md").read_text().partition("## Call it")[2].partition("\n## ")[0]
+    script = "\n".join(re.findall(r"```sh\n(.*?)```", calls, re.DOTALL))
+    script = script.replace("API=http://127.0.0.1:8000", f"API=http://{system.bind}")
+    script = script.replace("var/dev-key", str(system.var / "dev-key"))
+    script = (
+        f'set -euo pipefail\n{program("curl")} --version >/dev/null\ncurl() {{ command curl -f "$@"; echo; }}\n{script}'
+    )
+    typed = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    assert typed.returncode == 0, typed.stderr
+    started, passed, read, events, listed, message, health = map(json.loads, typed.stdout.splitlines())
+    assert (started["candidate"], started["duration_s"]) == ("Ada Lovelace", 300)
+    assert (passed["status"], read["status"], passed["pk"]) == ("pass", "pass", read["pk"])
+    assert [event["event"] for event in events["items"]] == ["started", "ended"]
+    assert started["pk"] in [exam["pk"] for exam in listed["items"]]
+    assert (message["task"], health["status"]) == ("print_message", "ready")
 
 
 def test_ctrl_c_ends_everything_and_the_next_start_goes_on(own_system: RunningSystem) -> None:

@@ -31,11 +31,11 @@ class Answer(NamedTuple):
 
 
 class RunningSystem:
-    """Started and answering when made. `folder` must be short: a socket's path lies in it."""
+    """Started and answering when made. Its data are gone when it is closed, unless `var` says where to leave them."""
 
-    def __init__(self, **settings: str) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="invigil-run-")
-        self.var = Path(self._folder.name)
+    def __init__(self, var: Path | None = None, **settings: str) -> None:
+        self._folder = None if var else tempfile.TemporaryDirectory(prefix="invigil-run-")
+        self.var = var or Path(self._folder.name if self._folder else "")
         self.bind = f"127.0.0.1:{free_port()}"
         self._output = open(self.var / "stdout", "wb")  # noqa: SIM115 - closed with the system
         self._errors = open(self.var / "stderr", "wb")  # noqa: SIM115
@@ -148,7 +148,8 @@ class RunningSystem:
         eventually(lambda: not self.pids(), 40, "the end of all parts")
         self._output.close()
         self._errors.close()
-        self._folder.cleanup()
+        if self._folder:
+            self._folder.cleanup()
 
 
 def free_port() -> int:
