@@ -22,6 +22,8 @@ from typing import TextIO
 
 import redis
 
+from api.address import check_free
+from api.first_run import write_whole
 from api.keys import SCOPES, KeyFile
 from shared.clock import SystemClock
 from shared.errors import InvigilError
@@ -96,7 +98,7 @@ def main() -> None:
     lock = take(var)
     environ, redis_command = plan(var)
     settings = Settings.from_environ(environ)
-    refuse_taken_address(settings.bind)
+    check_free(settings.bind)
     key = first_key(var, environ["INVIGIL_KEYS"])
     stopping: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -189,19 +191,8 @@ def first_key(var: Path, keys_path: str) -> str:
     if kept.exists():
         return kept.read_text()
     key = KeyFile(keys_path).new("make run", SCOPES, SystemClock().now(), lifetime=None)
-    with open(os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(key)
+    write_whole(kept, key, 0o600)
     return key
-
-
-def refuse_taken_address(bind: str) -> None:
-    host, _, port = bind.rpartition(":")
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host.strip("[]"), int(port)))
-        except OSError as error:
-            sys.exit(f"invigil: cannot listen on {bind} ({error.strerror}); set INVIGIL_BIND to another address")
 
 
 def is_answering(bind: str) -> bool:

@@ -1,10 +1,12 @@
 """gunicorn's settings. Read in the master process, so a bad setting of ours stops the boot here."""
 
+import logging
 import os
 import sys
 
 from gunicorn.glogging import Logger
 
+from api.address import check_free
 from shared.errors import SettingsError
 from shared.logs import configure_logs
 from shared.settings import Settings, need
@@ -12,6 +14,7 @@ from shared.settings import Settings, need
 try:
     _settings = Settings.from_environ(os.environ)
     need(_settings.keys, "KEYS")
+    check_free(_settings.bind)
 except SettingsError as error:
     sys.exit(f"api: {error}")
 
@@ -19,14 +22,20 @@ configure_logs(_settings.log_format, "api")
 
 
 class RootLogger(Logger):  # type: ignore[misc]  # gunicorn publishes no types
-    """Leaves gunicorn's own lines, and uvicorn's behind them, to the root logger, which writes them like all others."""
+    """Writes gunicorn's own lines, and uvicorn's, as the root logger writes all others.
+
+    The list itself is shared, not copied: uvicorn-worker hands it on to uvicorn, whose lines it keeps from the root.
+    """
 
     def setup(self, cfg: object) -> None:
         del cfg
-        self.error_log.propagate = True
+        self.error_log.handlers = logging.getLogger().handlers
 
 
 bind = _settings.bind
+# Each process listens on a socket of its own, and the kernel spreads connections over them. On one shared socket the
+# process that happens to be awake takes nearly all that come close together: of 16 opened at once often all.
+reuse_port = True
 worker_class = "uvicorn_worker.UvicornWorker"
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))  # gunicorn's own variable
 keepalive = 15

@@ -1,6 +1,5 @@
 """The whole system as `make run` starts it, on a free port and in a folder of its own, with short times."""
 
-import json
 import os
 import re
 import signal
@@ -8,26 +7,18 @@ import socket
 import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.request
-from collections.abc import Mapping
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import redis
 
+from tests.support.rest import Answer, call
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
-
-
-class Answer(NamedTuple):
-    status: int
-    body: Any
-    headers: Mapping[str, str]
 
 
 class RunningSystem:
@@ -61,20 +52,9 @@ class RunningSystem:
             return False
 
     def call(self, method: str, path: str, body: object = None, key: str | None = None) -> Answer:
-        """An answer of the API, problem or not. `key` is the one made at first start unless another is given."""
+        """With the key made at the first start, unless another is given."""
         kept = self.var / "dev-key"
-        headers = {"Authorization": f"Bearer {key or (kept.read_text() if kept.exists() else '')}"}
-        data = None
-        if body is not None:
-            data = json.dumps(body).encode()
-            headers["Content-Type"] = "application/json"
-        request = urllib.request.Request(f"http://{self.bind}{path}", data, headers, method=method)
-        try:
-            with urllib.request.urlopen(request, timeout=10) as response:
-                return Answer(response.status, json.load(response), dict(response.headers))
-        except urllib.error.HTTPError as problem:
-            with problem:
-                return Answer(problem.code, json.load(problem), dict(problem.headers))
+        return call(self.bind, key or (kept.read_text() if kept.exists() else ""), method, path, body)
 
     def start_exam(self, **body: object) -> dict[str, Any]:
         answer = self.call("POST", "/v1/exams", body or None)
