@@ -3,6 +3,7 @@
 from falcon.asgi import App, Request, Response
 
 from api.batches import Batches
+from api.bodies import WholeRequests
 from api.health import HealthCheck
 from api.keys import KeyFile
 from api.middleware import Authentication, OrderlyEnd, RequestLog
@@ -28,8 +29,8 @@ def create_app(services: Services) -> "App[Request, Response]":
     threads = Threads()
     health = HealthCheck(services.exams, keys, services.redis, services.breaker, clock)
 
-    app = App(
-        middleware=[  # type: ignore[arg-type]  # Falcon cannot tell a list of different middlewares
+    app = WholeRequests(
+        middleware=[
             RequestLog(),
             Authentication(keys, clock),
             OrderlyEnd(starts.close, results.close, messages.close, threads.close),

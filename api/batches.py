@@ -31,7 +31,7 @@ class Batches(Generic[Item, Answer]):
     async def do(self, item: Item) -> Answer:
         """The item's own answer. Raises its exception, the batch's, or StoreUnavailable when too much is waiting."""
         if len(self._waiting) >= WAITING:
-            raise StoreUnavailable("too many requests are waiting for the store")
+            raise StoreUnavailable("too many requests are waiting")
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         self._go_on()

@@ -19,12 +19,15 @@ from typing import Literal
 
 import msgspec
 
+from api.texts import text_error
 from shared.clock import SystemClock, rfc3339
 from shared.errors import FieldError, InvalidInput, NotAuthenticated, SettingsError, StoreUnavailable
 from shared.settings import Settings, need
 
 Scope = Literal["exams:read", "exams:write", "tasks:read", "tasks:write", "admin"]
 SCOPES: tuple[Scope, ...] = ("exams:read", "exams:write", "tasks:read", "tasks:write", "admin")
+
+NAME_LIMIT = 100  # characters
 
 _KEY = re.compile(r"ik_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 _LIFETIME = re.compile(r"([1-9]\d{0,4})d")
@@ -111,8 +114,10 @@ class KeyFile:
         try:
             with open(self._path, "rb") as file:
                 keys = msgspec.json.decode(file.read(), type=list[ApiKey])
-        except (OSError, msgspec.MsgspecError) as error:
-            raise StoreUnavailable(f"the file of API keys cannot be read: {error}") from error
+        except OSError as error:
+            raise StoreUnavailable(f"the file of API keys cannot be read: {error.strerror}") from error
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise StoreUnavailable(f"the file of API keys is broken: {error}") from error
         return {key.id: key for key in keys}
 
     @contextlib.contextmanager
@@ -142,6 +147,12 @@ def _scopes(text: str) -> tuple[Scope, ...]:
     return tuple(scope for scope in SCOPES if scope in chosen)
 
 
+def _name(text: str) -> str:
+    if message := text_error(text, NAME_LIMIT):
+        raise argparse.ArgumentTypeError(message)
+    return text
+
+
 def _lifetime(text: str) -> timedelta:
     if not (match := _LIFETIME.fullmatch(text)):
         raise argparse.ArgumentTypeError("give a number of days, such as 90d")
@@ -152,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m api.keys", description="Keeps the file of API keys, INVIGIL_KEYS.")
     commands = parser.add_subparsers(dest="command", required=True)
     new = commands.add_parser("new", help="make a key and print it, this once")
-    new.add_argument("--name", required=True, help="whose it is")
+    new.add_argument("--name", required=True, type=_name, help="whose it is")
     new.add_argument("--scopes", required=True, type=_scopes, help=f"separated by commas: {', '.join(SCOPES)}")
     new.add_argument("--expires-in", type=_lifetime, metavar="DAYS", help="such as 90d; without it the key lasts")
     commands.add_parser("list", help="show all keys")

@@ -81,14 +81,14 @@ def _candidate(text: str) -> str:
 def _instant(text: str) -> datetime:
     try:
         instant = msgspec.convert(text, datetime)
-    except msgspec.ValidationError:
-        instant = None
-    if instant is None or instant.tzinfo is None:
-        raise ValueError("must be an instant such as 2026-11-20T10:45:00Z (a + in an offset is written %2B)")
-    return instant.astimezone(UTC)
+        if instant.tzinfo is not None:
+            return instant.astimezone(UTC)
+    except (msgspec.ValidationError, OverflowError):  # an offset may lead out of the years 1 to 9999
+        pass
+    raise ValueError("must be an instant such as 2026-11-20T10:45:00Z (a + in an offset is written %2B)")
 
 
 def _limit(text: str) -> int:
-    if not re.fullmatch(r"\d{1,3}", text) or not 1 <= int(text) <= LARGEST_LIMIT:
+    if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= LARGEST_LIMIT:
         raise ValueError(f"must be a whole number from 1 to {LARGEST_LIMIT}")
     return int(text)

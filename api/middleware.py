@@ -13,6 +13,8 @@ from api.keys import KeyFile
 from shared.clock import Clock
 from shared.errors import NotAuthorised
 
+PATH_LOGGED = 200  # characters; the longest real one has 59
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 _log = structlog.get_logger("invigil.request")
@@ -31,7 +33,7 @@ class RequestLog:
     async def process_response(self, req: Request, resp: Response, _resource: object, _succeeded: bool) -> None:
         took_ms = round((time.monotonic() - req.context.began) * 1000, 1)
         status = int(str(resp.status)[:3])
-        _log.info("request", method=req.method, path=req.path, status=status, took_ms=took_ms)
+        _log.info("request", method=req.method, path=req.path[:PATH_LOGGED], status=status, took_ms=took_ms)
 
 
 class Authentication:

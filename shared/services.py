@@ -41,14 +41,14 @@ class Services(NamedTuple):
     register: ExamRegister
 
 
-def for_callers(settings: Settings) -> Services:
-    """For the API and the scheduler, where somebody waits for Redis's answer."""
+def for_callers(settings: Settings, clock: Clock | None = None) -> Services:
+    """For the API and the scheduler, where somebody waits for Redis's answer. `clock`: the machine's, unless given."""
     client = impatient_client(settings.redis_url)
     keys = RedisKeys(settings.namespace)
-    return _services(settings, client, Breaker(), open_broker(client, keys))
+    return _services(settings, clock or SystemClock(), client, Breaker(), open_broker(client, keys))
 
 
-def for_worker(settings: Settings) -> Services:
+def for_worker(settings: Settings, clock: Clock | None = None) -> Services:
     """For a worker: its broker waits for Redis, its bodies and tombstones do not."""
     client = impatient_client(settings.redis_url)
     breaker = Breaker()
@@ -59,13 +59,13 @@ def for_worker(settings: Settings) -> Services:
         TimeLimit(interval=250),
         Retries(),
     ]
-    return _services(settings, client, breaker, open_broker(patient_client(settings.redis_url), keys, middleware))
+    broker = open_broker(patient_client(settings.redis_url), keys, middleware)
+    return _services(settings, clock or SystemClock(), client, breaker, broker)
 
 
-def _services(settings: Settings, client: "redis.Redis", breaker: Breaker, broker: Broker) -> Services:
+def _services(settings: Settings, clock: Clock, client: "redis.Redis", breaker: Breaker, broker: Broker) -> Services:
     for name in settings.unknown:
         _log.warning("unknown_setting", name=name)
-    clock = SystemClock()
     sender = TaskSender(broker, breaker)
     tombstones = Tombstones(client, breaker, RedisKeys(settings.namespace))
     exams, digests = open_stores(need(settings.store, "STORE"))

@@ -113,7 +113,7 @@ class _Reader:
 
 
 def _seconds(text: str) -> timedelta:
-    if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", text):
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,3})?", text):
         raise ValueError
     duration = timedelta(seconds=float(text))
     if not timedelta(seconds=0.5) <= duration <= WEEK:
@@ -122,15 +122,15 @@ def _seconds(text: str) -> timedelta:
 
 
 def _margin(text: str) -> timedelta:
-    if not re.fullmatch(r"\d{1,5}", text):
+    if not re.fullmatch(r"[0-9]{1,5}", text):
         raise ValueError
     return timedelta(milliseconds=int(text))
 
 
 def _redis_url(text: str) -> str:
     url = urlsplit(text)
-    has_place = bool(url.path if url.scheme == "unix" else url.hostname)
-    if url.scheme not in ("redis", "rediss", "unix") or not has_place:
+    has_place = bool(url.path.strip("/") if url.scheme == "unix" else url.hostname)
+    if not text.startswith(("redis://", "rediss://", "unix://")) or not has_place:
         raise ValueError
     _ = url.port  # raises ValueError where it is no port
     return text
@@ -138,7 +138,7 @@ def _redis_url(text: str) -> str:
 
 def _store(text: str) -> str:
     url = urlsplit(text)
-    if url.scheme != "file" or url.netloc or url.query or url.fragment or not url.path.strip("/"):
+    if url.scheme != "file" or url.netloc or url.query or url.fragment or not _is_absolute(url.path):
         raise ValueError
     return url.path.rstrip("/")
 
@@ -155,10 +155,15 @@ def _path(text: str) -> str:
     return text
 
 
+def _is_absolute(path: str) -> bool:
+    """And not the root itself."""
+    return path.startswith("/") and path.strip("/") != ""
+
+
 def _mail_url(text: str) -> SplitResult:
     url = urlsplit(text)
     if url.scheme == "maildir":
-        if url.netloc or not url.path.strip("/"):
+        if url.netloc or not _is_absolute(url.path):
             raise ValueError
     elif url.scheme not in ("smtp", "smtps") or not url.hostname or url.path.strip("/") or url.query:
         raise ValueError
@@ -185,7 +190,7 @@ def _addresses(text: str) -> tuple[Address, ...]:
 
 def _bind(text: str) -> str:
     host, _, port = text.rpartition(":")
-    if not host or not re.fullmatch(r"\d{1,5}", port) or int(port) > 65_535:
+    if not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
         raise ValueError
     return text
 

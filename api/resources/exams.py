@@ -1,7 +1,7 @@
 """Exams over REST: start, result, read, list."""
 
 from datetime import timedelta
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import falcon
 import msgspec
@@ -22,15 +22,18 @@ from shared.exams.register import ExamRegister, Result, Start
 SHORTEST, LONGEST = timedelta(seconds=1), timedelta(days=7)
 TEXT_LIMIT = 200  # characters of a candidate or a title
 
+TEXT = msgspec.Meta(description=f"a text of 1 to {TEXT_LIMIT} characters, or null")
+DURATION = msgspec.Meta(description=f"a number of seconds from 1 to {int(LONGEST.total_seconds())}, or null")
+
 
 class StartBody(msgspec.Struct, forbid_unknown_fields=True):
-    candidate: str | None = None
-    title: str | None = None
-    duration_s: int | float | None = None
+    candidate: Annotated[str | None, TEXT] = None
+    title: Annotated[str | None, TEXT] = None
+    duration_s: Annotated[int | float | None, DURATION] = None
 
 
 class ResultBody(msgspec.Struct, forbid_unknown_fields=True):
-    status: Literal["pass", "fail"]
+    status: Annotated[Literal["pass", "fail"], msgspec.Meta(description='"pass" or "fail"')]
 
 
 class ExamCollection:
@@ -131,7 +134,7 @@ def _start(body: StartBody, default_duration: timedelta) -> Start:
     if body.duration_s is not None:
         # Compared as a number first: a timedelta cannot hold every number that JSON can.
         if not SHORTEST.total_seconds() <= body.duration_s <= LONGEST.total_seconds():
-            errors.append(FieldError("duration_s", f"must be from 1 to {int(LONGEST.total_seconds())} seconds"))
+            errors.append(FieldError("duration_s", f"must be {DURATION.description}"))
         else:
             duration = round(body.duration_s * 1000) * MILLISECOND
     if errors:

@@ -1,6 +1,6 @@
 """Messages over REST: answered at once, printed by a worker a while later."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import falcon
 import msgspec
@@ -13,10 +13,11 @@ from shared.errors import FieldError, InvalidInput
 from shared.tasks.catalog import PRINT_MESSAGE
 
 LONGEST = 10_000  # characters
+TEXT = msgspec.Meta(description=f"a text of 1 to {LONGEST} characters")
 
 
 class MessageBody(msgspec.Struct, forbid_unknown_fields=True):
-    message: str
+    message: Annotated[str, TEXT]
 
 
 class MessageCollection:
@@ -33,7 +34,7 @@ class MessageCollection:
         query(req, ())
         body = await self._body.read(req)
         if not 1 <= len(body.message) <= LONGEST:
-            raise InvalidInput(FieldError("message", f"must have 1 to {LONGEST} characters"))
+            raise InvalidInput(FieldError("message", f"must be {TEXT.description}"))
         task_id = await self._messages.do(body.message)
         resp.status = falcon.HTTP_202
         resp.data = msgspec.json.encode(

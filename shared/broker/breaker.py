@@ -29,7 +29,7 @@ class Breaker:
             now = self._monotonic()
             if self._is_open:
                 if now < self._try_at:
-                    raise BrokerUnavailable("Redis failed a moment ago")
+                    raise BrokerUnavailable("Redis failed a moment ago; it is tried again within a second")
                 self._try_at = now + SKIP_S  # this caller tries; the others go on skipping
         try:
             answer = command()
