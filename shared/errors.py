@@ -7,6 +7,7 @@
     ├── ExamConflict           the exam has ended otherwise, or its time is over
     ├── Unavailable            try again later
     │   ├── StoreUnavailable   the record store cannot be read or written now
+    │   │   └── StoreDamaged   a record in it cannot be understood
     │   └── BrokerUnavailable  Redis cannot be reached now
     ├── CredentialsError
     │   ├── NotAuthenticated   no key, or not a valid one
@@ -69,6 +70,10 @@ class Unavailable(InvigilError):
 
 class StoreUnavailable(Unavailable):
     """The record store cannot be read or written now."""
+
+
+class StoreDamaged(StoreUnavailable):
+    """A record cannot be understood: somebody or something else has written there. Names the file."""
 
 
 class BrokerUnavailable(Unavailable):

@@ -12,6 +12,7 @@ from shared.broker.breaker import Breaker
 from shared.broker.connection import impatient_client, open_broker, patient_client
 from shared.broker.tombstones import SkipTombstoned, Tombstones
 from shared.clock import Clock, SystemClock
+from shared.errors import SettingsError, StoreUnavailable
 from shared.exams.digest_files import FileDigestStore
 from shared.exams.disk import Disk
 from shared.exams.files import FileExamStore
@@ -75,12 +76,15 @@ def _services(settings: Settings, clock: Clock, client: "redis.Redis", breaker: 
 
 
 def open_stores(root: str) -> tuple[FileExamStore, FileDigestStore]:
-    """Raises StoreUnavailable where the file system cannot keep the store's promises."""
+    """Raises SettingsError where the folder cannot be used, or its file system cannot keep the store's promises."""
     disk = Disk(root, halt)
     exams = FileExamStore(disk)
-    exams.prepare()
     digests = FileDigestStore(disk, exams)
-    digests.prepare()
+    try:
+        exams.prepare()
+        digests.prepare()
+    except StoreUnavailable as error:
+        raise SettingsError(f"INVIGIL_STORE: {root} cannot be used: {error}") from error
     return exams, digests
 
 

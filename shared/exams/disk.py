@@ -8,9 +8,12 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, ParamSpec, TypeVar
 
 from shared.errors import StoreUnavailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _KNOWN_FOLDERS = 10_000  # about a week of minute folders; beyond it the memory starts anew
 
@@ -31,16 +34,16 @@ class Disk:
         """Writes a file that did not exist, and its content is on disk when this returns."""
         full = f"{self.root}/{path}"
         try:
-            handle = os.open(full, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+            handle = self._call(os.open, full, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
         except OSError as error:
             _refuse(error, "create", path)
         try:
             while data:
-                data = data[os.write(handle, data) :]
+                data = data[self._call(os.write, handle, data) :]
             self._sync(handle, path)
         except (OSError, StoreUnavailable) as error:
             with contextlib.suppress(OSError):
-                os.unlink(full)
+                self._call(os.unlink, full)
             if isinstance(error, OSError):
                 _refuse(error, "write", path)
             raise
@@ -50,7 +53,7 @@ class Disk:
     def link(self, source: str, target: str) -> bool:
         """Gives the file a second name; False where that name is taken. FileNotFoundError: source or folder gone."""
         try:
-            os.link(f"{self.root}/{source}", f"{self.root}/{target}")
+            self._call(os.link, f"{self.root}/{source}", f"{self.root}/{target}")
         except FileExistsError:
             return False
         except FileNotFoundError:
@@ -62,7 +65,7 @@ class Disk:
     def point(self, text: str, target: str) -> bool:
         """Makes a symbolic link that says `text`; False where the name is taken."""
         try:
-            os.symlink(text, f"{self.root}/{target}")
+            self._call(os.symlink, text, f"{self.root}/{target}")
         except FileExistsError:
             return False
         except OSError as error:
@@ -72,7 +75,7 @@ class Disk:
     def pointed(self, path: str) -> str | None:
         """What a symbolic link says, or None where there is none."""
         try:
-            return os.readlink(f"{self.root}/{path}")
+            return self._call(os.readlink, f"{self.root}/{path}")
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -81,7 +84,7 @@ class Disk:
     def move(self, source: str, target: str) -> bool:
         """Renames; False where the source is gone, because somebody else moved it."""
         try:
-            os.rename(f"{self.root}/{source}", f"{self.root}/{target}")
+            self._call(os.rename, f"{self.root}/{source}", f"{self.root}/{target}")
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -91,7 +94,7 @@ class Disk:
     def remove(self, path: str) -> None:
         """Takes a name away; it may be gone already."""
         try:
-            os.unlink(f"{self.root}/{path}")
+            self._call(os.unlink, f"{self.root}/{path}")
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -100,15 +103,15 @@ class Disk:
     def read(self, path: str) -> bytes | None:
         """The whole file, or None where there is none."""
         try:
-            handle = os.open(f"{self.root}/{path}", os.O_RDONLY | os.O_CLOEXEC)
+            handle = self._call(os.open, f"{self.root}/{path}", os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             _refuse(error, "read", path)
         try:
-            data = part = os.read(handle, 65_536)
+            data = part = self._call(os.read, handle, 65_536)
             while len(part) == 65_536:
-                part = os.read(handle, 65_536)
+                part = self._call(os.read, handle, 65_536)
                 data += part
         except OSError as error:
             _refuse(error, "read", path)
@@ -117,12 +120,18 @@ class Disk:
         return data
 
     def exists(self, path: str) -> bool:
-        return os.path.lexists(f"{self.root}/{path}")
+        try:
+            self._call(os.lstat, f"{self.root}/{path}")
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            _refuse(error, "look at", path)
+        return True
 
     def age(self, path: str, now: float) -> float | None:
         """Seconds since the file was written, by its own stamp, or None where there is none. `now`: Unix time."""
         try:
-            return now - os.stat(f"{self.root}/{path}").st_mtime
+            return now - self._call(os.stat, f"{self.root}/{path}").st_mtime
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -131,7 +140,7 @@ class Disk:
     def names(self, folder: str) -> list[str]:
         """What a folder holds, in no order; nothing where there is no folder."""
         try:
-            return os.listdir(f"{self.root}/{folder}")
+            return self._call(os.listdir, f"{self.root}/{folder}")
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
@@ -146,7 +155,7 @@ class Disk:
         if folder in self._known:
             return
         try:
-            os.makedirs(f"{self.root}/{folder}", 0o750, exist_ok=True)
+            self._call(os.makedirs, f"{self.root}/{folder}", 0o750, exist_ok=True)
         except OSError as error:
             _refuse(error, "make folder", folder)
         if not lasting:
@@ -164,7 +173,7 @@ class Disk:
 
     def remove_folder_if_empty(self, folder: str) -> None:
         try:
-            os.rmdir(f"{self.root}/{folder}")
+            self._call(os.rmdir, f"{self.root}/{folder}")
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
                 _refuse(error, "remove folder", folder)
@@ -173,7 +182,7 @@ class Disk:
     def sync_folder(self, folder: str) -> None:
         """The names in it are on disk when this returns."""
         try:
-            handle = os.open(f"{self.root}/{folder}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            handle = self._call(os.open, f"{self.root}/{folder}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             _refuse(error, "open", folder)
         try:
@@ -181,9 +190,13 @@ class Disk:
         finally:
             os.close(handle)
 
+    def _call(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Every system call passes here, so that one can be counted, delayed or failed."""
+        return call(*args, **kwargs)
+
     def _sync(self, handle: int, path: str) -> None:
         try:
-            os.fsync(handle)
+            self._call(os.fsync, handle)
         except OSError as error:
             if error.errno == errno.EIO:
                 self._halt(error)

@@ -18,8 +18,10 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 
+import structlog
+
 from shared.clock import from_ms, to_ms
-from shared.errors import StoreUnavailable
+from shared.errors import StoreDamaged, StoreUnavailable
 from shared.exams.disk import Disk
 from shared.exams.event_json import decode, encode
 from shared.exams.model import Event, Exam, History, Started, Void
@@ -34,6 +36,8 @@ _AFTER_ALL = "g"  # sorts after every hexadecimal text, and after "exams"
 
 _MARKER_NAME = re.compile(r"(\d+)-([0-9a-f-]{36})")
 _TEMP_NAME = re.compile(r"([0-9a-f-]{36})\.(\d+)\.[0-9a-f]{16}")
+
+_log = structlog.get_logger(__name__)
 
 
 class FileExamStore:
@@ -92,11 +96,16 @@ class FileExamStore:
         looked_at = 0
         for deadline_ms, pk in self._due_markers(until, limit):
             looked_at += 1
-            history = self._history(pk)
+            try:
+                history = self._history(pk)
+            except StoreDamaged as error:
+                _log.error("record_damaged", why=str(error))  # the others must end all the same
+                continue
             exam = history.fold()
             if exam is None:
                 self._void(pk, history, deadline_ms, until)
             elif exam.is_decided:
+                self._sync_folders_of([event_path(pk, exam.version)])  # its writer may not have come to that
                 self._file_away(pk, from_ms(deadline_ms), exam.version)
             else:
                 overdue.append(history)
@@ -108,12 +117,16 @@ class FileExamStore:
             if age is None or age < STALE_AFTER.total_seconds():
                 continue
             if match := _TEMP_NAME.fullmatch(name):
-                self._finish(match[1], int(match[2]))
+                try:
+                    self._finish(match[1], int(match[2]))
+                except StoreDamaged as error:
+                    _log.error("record_damaged", why=str(error))
+                    continue
             self._disk.remove(f"tmp/{name}")
 
     def check_writable(self) -> None:
         probe = f"tmp/probe.{_nonce()}"
-        self._disk.write_new(probe, b"")
+        self._disk.write_new(probe, b"x" * 4096)  # a full disk may still take an empty file
         self._disk.remove(probe)
 
     # writing
@@ -200,7 +213,7 @@ class FileExamStore:
             try:
                 events.append(decode(raw))
             except ValueError as error:
-                raise StoreUnavailable(f"{path} does not hold an event: {error}") from error
+                raise StoreDamaged(f"{path} does not hold an event: {error}") from error
         return History(pk, events)
 
     def _pks(self, scan: Scan) -> Iterator[str]:
