@@ -9,11 +9,13 @@ from gunicorn.glogging import Logger
 from api.address import check_free
 from shared.errors import SettingsError
 from shared.logs import configure_logs
+from shared.services import open_stores
 from shared.settings import Settings, need
 
 try:
     _settings = Settings.from_environ(os.environ)
     need(_settings.keys, "KEYS")
+    open_stores(need(_settings.store, "STORE"))
     check_free(_settings.bind)
 except SettingsError as error:
     sys.exit(f"api: {error}")

@@ -3,10 +3,11 @@
 import os
 import signal
 import sys
+import threading
 from datetime import UTC
 
 import structlog
-from apscheduler.schedulers.blocking import BlockingScheduler
+from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from scheduler.schedules import Schedule, schedules
@@ -24,6 +25,9 @@ _log = structlog.get_logger(__name__)
 
 
 def main() -> None:
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
     try:
         settings = Settings.from_environ(os.environ)
         configure_logs(settings.log_format, "scheduler")
@@ -31,18 +35,19 @@ def main() -> None:
     except InvigilError as error:
         sys.exit(f"scheduler: {error}")
     scheduler = build(schedules(settings), services.sender, services.clock)
-    scheduler.add_job(Pulse(settings.pulse_file).beat, IntervalTrigger(seconds=PULSE_S, timezone=UTC))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: scheduler.shutdown(wait=False))
-    _log.info("scheduler_started")
+    beats = IntervalTrigger(seconds=PULSE_S, timezone=UTC)
+    scheduler.add_job(Pulse(settings.pulse_file).beat, beats, next_run_time=services.clock.now())
     scheduler.start()
+    _log.info("scheduler_started")
+    stopping.wait()
+    scheduler.shutdown()
 
 
-def build(rows: tuple[Schedule, ...], sender: TaskSender, clock: Clock) -> BlockingScheduler:
+def build(rows: tuple[Schedule, ...], sender: TaskSender, clock: Clock) -> BackgroundScheduler:
     """An APScheduler that keeps its jobs in memory: they are all declared in code, and what was missed while it was
     down is made up for by the next run of each.
     """
-    scheduler = BlockingScheduler(
+    scheduler = BackgroundScheduler(
         timezone=UTC,
         job_defaults={
             "coalesce": True,  # after a pause one run is enough: a digest and a sweep take all that has come up

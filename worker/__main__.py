@@ -9,11 +9,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 
 import structlog
-from dramatiq import Worker
+from dramatiq import Broker, Worker
 
 from shared.errors import InvigilError
 from shared.logs import configure_logs
@@ -42,23 +42,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         declare_actors(services, options.queues)
     except InvigilError as error:
         sys.exit(f"worker: {error}")
-    worker = Worker(
-        services.broker,
-        queues=set(options.queues),
-        worker_timeout=IDLE_POLL_MS,
-        worker_threads=options.threads,
-    )
-    worker.start()
+    worker = start(services.broker, options.queues, options.threads)
     _log.info("worker_started", queues=options.queues, threads=options.threads)
-    is_whole = _watch(worker, stopping, Pulse(settings.pulse_file))
+    is_whole = watch(worker, stopping, Pulse(settings.pulse_file), LOOK_EVERY)
     worker.stop(timeout=STOP_WITHIN // timedelta(milliseconds=1))
     if not is_whole:
         sys.exit("worker: one of its threads died")
 
 
-def _watch(worker: Worker, stopping: threading.Event, pulse: Pulse) -> bool:
-    """Returns when told to stop, or False when a thread has died: Dramatiq does not start it again."""
-    while not stopping.wait(LOOK_EVERY.total_seconds()):
+def start(broker: Broker, queues: Collection[str], threads: int) -> Worker:
+    """Dramatiq's Worker, running the tasks that have been declared."""
+    broker.emit_after("process_boot")  # as Dramatiq's command line does: TimeLimit begins to watch here
+    worker = Worker(broker, queues=set(queues), worker_timeout=IDLE_POLL_MS, worker_threads=threads)
+    worker.start()
+    return worker
+
+
+def watch(worker: Worker, stopping: threading.Event, pulse: Pulse, every: timedelta) -> bool:
+    """True when told to stop; False when a thread has died, which Dramatiq does not start again."""
+    while not stopping.wait(every.total_seconds()):
         threads = [*worker.consumers.values(), *worker.workers]
         if dead := [thread.name for thread in threads if not thread.is_alive()]:
             _log.critical("thread_died", threads=dead)

@@ -20,7 +20,7 @@ from worker.mail import Mailer
 
 LARGEST = 10_000  # outcomes a mail: some 5 MB, which servers take; more go into further parts of the window
 
-_WINDOW = re.compile(r"\d{8}T\d{6}\.\d{3}Z(\.\d{1,6})?")
+_WINDOW = re.compile(r"(\d{8}T\d{6}\.\d{3})Z(\.\d{1,6})?")
 
 _log = structlog.get_logger(__name__)
 
@@ -35,36 +35,40 @@ class Digests:
         sender: Address,
         recipients: Sequence[Address],
         namespace: str,
+        largest: int = LARGEST,
     ) -> None:
         self._store = store
         self._mailer = mailer
         self._sender = sender
         self._recipients = recipients
         self._namespace = namespace
+        self._largest = largest
         self._one_at_a_time = threading.Lock()
 
     def send(self, window: str) -> None:
         """Sends what earlier windows left unsent, then this one. Raises MailError when somebody was not served."""
-        if not _WINDOW.fullmatch(window):
-            raise InvalidInput(FieldError("window", "must be an instant such as 20261120T104500.000Z"))
+        _due_at(window)  # a name that cannot be sent must not be begun: every later run would try to finish it
         with self._one_at_a_time:
             refused = [f"{name}: {error}" for name in self._store.unsent() if (error := self._send_part(name)[1])]
             for part in count(1):
                 name = window if part == 1 else f"{window}.{part}"
                 outcomes, error = self._send_part(name)
                 refused += [f"{name}: {error}"] if error else []
-                if outcomes < LARGEST:
+                if outcomes < self._largest:
                     break
         if refused:
             raise MailError("; ".join(refused))
 
     def _send_part(self, window: str) -> tuple[int, str | None]:
         """How many outcomes it told of, and whom the server refused; raises MailError when the server failed."""
-        exams = [exam for history in self._store.collect(window, LARGEST) if (exam := history.fold())]
+        exams = [exam for history in self._store.collect(window, self._largest) if (exam := history.fold())]
+        if not exams and _is_further_part(window):  # the part before it was full, and the last
+            self._store.close(window)
+            return 0, None
         message = compose(window, exams, self._sender, self._recipients, self._namespace)
         addresses = [recipient.addr_spec for recipient in self._recipients]
         served = self._store.recipients_served(window, addresses)
-        refused = []
+        sent, refused = 0, []
         for recipient in self._recipients:
             if recipient.addr_spec in served:
                 continue
@@ -74,10 +78,12 @@ class Digests:
                 refused.append(str(error))
                 continue
             self._store.note_served(window, recipient.addr_spec)
+            sent += 1
+        if sent:
+            _log.info("digest_sent", window=window, outcomes=len(exams), recipients=sent)
         if refused:
             return len(exams), "; ".join(refused)
         self._store.close(window)
-        _log.info("digest_sent", window=window, outcomes=len(exams), recipients=len(addresses))
         return len(exams), None
 
 
@@ -85,7 +91,7 @@ def compose(
     window: str, exams: Sequence[Exam], sender: Address, recipients: Sequence[Address], namespace: str
 ) -> EmailMessage:
     """The mail of a window: the same bytes whenever and by whomever it is composed."""
-    due_at = datetime.strptime(window[:19] + "000Z", "%Y%m%dT%H%M%S.%f%z").astimezone(UTC)
+    due_at = _due_at(window)
     outcomes: list[Status] = [status for status in Status if status is not Status.STARTED]
     counts = {status: sum(exam.status is status for exam in exams) for status in outcomes}
     values = {"due_at": due_at, "exams": exams, "counts": counts}
@@ -96,10 +102,25 @@ def compose(
     message["Date"] = format_datetime(due_at)
     message["Message-ID"] = f"<digest.{window}.{namespace}@{sender.domain}>"
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's absence notice should answer it
-    message.set_content(_templates.get_template("digest.txt").render(values))
-    message.add_alternative(_templates.get_template("digest.html").render(values), subtype="html")
-    message.set_boundary(f"invigil-{window}")
+    # Quoted-printable never makes a "=_", so no candidate's name can end a part, wherever its lines are folded.
+    text, html = (_templates.get_template(f"digest.{kind}").render(values) for kind in ("txt", "html"))
+    message.set_content(text, cte="quoted-printable")
+    message.add_alternative(html, subtype="html", cte="quoted-printable")
+    message.set_boundary(f"=_invigil-{window}")
     return message
+
+
+def _due_at(window: str) -> datetime:
+    """Raises InvalidInput where `window` is no name of a digest or of a part of one."""
+    match = _WINDOW.fullmatch(window)
+    try:
+        return datetime.strptime(match[1] if match else "", "%Y%m%dT%H%M%S.%f").replace(tzinfo=UTC)
+    except ValueError as error:
+        raise InvalidInput(FieldError("window", "must be an instant such as 20261120T104500.000Z")) from error
+
+
+def _is_further_part(window: str) -> bool:
+    return window.count(".") > 1
 
 
 def _subject(counts: Mapping[Status, int], due_at: datetime) -> str:

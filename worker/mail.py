@@ -1,5 +1,6 @@
 """Handing a mail over: to an SMTP server, or into a Maildir."""
 
+import contextlib
 import os
 import smtplib
 import ssl
@@ -17,7 +18,7 @@ _DEFAULT_PORT = {"smtp": 25, "smtps": 465}
 
 
 class Mailer(Protocol):
-    """Hands `message` over for one recipient. Raises MailError; RecipientRefused where only that one is refused."""
+    """Hands `message` over for one recipient. Raises MailError; RecipientRefused where the server works otherwise."""
 
     def send(self, message: EmailMessage, recipient: Address) -> None: ...
 
@@ -43,16 +44,22 @@ class SmtpMailer:
 
     def send(self, message: EmailMessage, recipient: Address) -> None:
         try:
-            with self._connect() as server:
+            with contextlib.closing(self._connect()) as server:
                 self._log_in(server)
                 server.send_message(message, to_addrs=[recipient.addr_spec])
+                with contextlib.suppress(OSError, smtplib.SMTPException):
+                    server.quit()  # it has the mail now: what it answers to a goodbye changes nothing
         except smtplib.SMTPRecipientsRefused as error:
             code, why = error.recipients[recipient.addr_spec]
             raise RecipientRefused(f"refused with {code}: {why.decode(errors='replace')}") from error
         except smtplib.SMTPResponseException as error:
+            if _is_about_this_mail(error):
+                raise RecipientRefused(f"the mail was refused with {error.smtp_code}") from error
             raise MailError(f"the mail server answered {error.smtp_code}") from error
         except (OSError, smtplib.SMTPException) as error:
-            raise MailError(f"the mail server failed: {type(error).__name__}") from error
+            raise MailError(f"the mail server failed: {type(error).__name__}: {error}") from error
+        except UnicodeEncodeError as error:
+            raise MailError("the mail server's user and password must be ASCII") from error
 
     def _connect(self) -> smtplib.SMTP:
         if self._is_encrypted:
@@ -69,6 +76,11 @@ class SmtpMailer:
             server.login(self._user, self._password)
 
 
+def _is_about_this_mail(error: smtplib.SMTPResponseException) -> bool:
+    """Whether it is too large, say, for good, so that it must not hold other mails up."""
+    return isinstance(error, (smtplib.SMTPSenderRefused, smtplib.SMTPDataError)) and error.smtp_code >= 500
+
+
 class MaildirMailer:
     """One file a mail, named after its Message-ID: handing it over again, or to another recipient, changes nothing."""
 
@@ -83,21 +95,21 @@ class MaildirMailer:
             raise MailError(f"the Maildir cannot be written: {error.strerror}") from error
 
     def _deliver(self, name: str, content: bytes) -> None:
-        for folder in ("tmp", "new", "cur"):
-            os.makedirs(f"{self._path}/{folder}", 0o700, exist_ok=True)
+        for folder in ("", "tmp", "new", "cur"):
+            os.makedirs(os.path.join(self._path, folder), 0o700, exist_ok=True)
         if any(seen.partition(":")[0] == name for seen in os.listdir(f"{self._path}/cur")):
             return  # a mail reader has taken it over already
         draft = f"{self._path}/tmp/{name}.{os.urandom(8).hex()}"  # noqa: S108 - the Maildir's own tmp
-        try:
-            with open(draft, "xb") as file:
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            try:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.link(draft, f"{self._path}/new/{name}")
-        except FileExistsError:
-            return  # handed over before
-        finally:
-            os.unlink(draft)
+                os.link(draft, f"{self._path}/new/{name}")
+            except FileExistsError:
+                return  # handed over before
+            finally:
+                os.unlink(draft)
         handle = os.open(f"{self._path}/new", os.O_RDONLY)
         try:
             os.fsync(handle)

@@ -20,11 +20,12 @@ def declare_actors(services: Services, queues: Collection[str]) -> None:
     """Makes a Dramatiq actor of every task in these queues. Raises SettingsError for a setting that one lacks."""
     for task in CATALOG:
         if task.queue in queues:
-            _declare(services, task, BODIES[task](services))
+            declare(services, task, BODIES[task](services))
 
 
-def _declare(services: Services, task: Task, body: Body) -> None:
-    declare = dramatiq.actor(
+def declare(services: Services, task: Task, body: Body) -> None:
+    """Makes a Dramatiq actor of `body`, with the limits that the catalog gives `task`."""
+    make_actor = dramatiq.actor(
         broker=services.broker,
         actor_name=task.name,
         queue_name=task.queue,
@@ -34,7 +35,7 @@ def _declare(services: Services, task: Task, body: Body) -> None:
         min_backoff=task.min_backoff // MILLISECOND,
         max_backoff=task.max_backoff // MILLISECOND,
     )
-    declare(body)
+    make_actor(body)
 
 
 def _mark_absent(services: Services) -> Body:

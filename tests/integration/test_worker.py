@@ -1,0 +1,230 @@
+"""Dramatiq's worker with our tasks, middleware and services, on a real Redis: inside this process."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from threading import Barrier, Event
+from typing import NamedTuple
+
+from dramatiq import Broker, MessageProxy, Middleware, Worker
+from dramatiq.middleware import TimeLimitExceeded
+
+from shared.clock import Clock
+from shared.exams.model import Ended, Exam, Status
+from shared.redis_keys import RedisKeys
+from shared.services import Services, for_worker
+from shared.settings import Settings
+from shared.tasks.catalog import MARK_ABSENT, SEND_DIGEST, SWEEP
+from tests.support.clock import ManualClock
+from tests.support.exam_files import a_result, a_start, started
+from tests.support.parts import settings_of
+from tests.support.redis_server import PrivateRedis
+from tests.support.smtp_server import SmtpServer
+from tests.support.waiting import eventually
+from worker.__main__ import start
+from worker.actors import BODIES, declare, declare_actors
+
+WITHIN_S = 10
+STOP_WITHIN_MS = 10_000
+DAY_MS = 86_400_000
+
+
+class Run(NamedTuple):
+    """What became of one delivery: done, skipped, or failed."""
+
+    task: str
+    message_id: str
+    end: str
+
+
+class RunLog(Middleware):
+    """Remembers the end of each run, in order."""
+
+    worker: Worker
+
+    def __init__(self) -> None:
+        self.runs: list[Run] = []
+
+    def after_worker_boot(self, _broker: Broker, worker: Worker) -> None:
+        self.worker = worker
+
+    def after_process_message(
+        self, _broker: Broker, message: MessageProxy, *, result: object = None, exception: BaseException | None = None
+    ) -> None:
+        self._add(message, type(exception).__name__ if exception else "done")
+
+    def after_skip_message(self, _broker: Broker, message: MessageProxy) -> None:
+        self._add(message, "skipped")
+
+    def _add(self, message: MessageProxy, end: str) -> None:
+        self.runs.append(Run(message.actor_name, message.message_id, end))
+
+    def wait_for(self, number: int) -> list[Run]:
+        eventually(lambda: len(self.runs) >= number, what=f"{number} runs, of which there are {self.runs}")
+        return self.runs
+
+
+def services_for(folder: Path, redis: PrivateRedis, clock: Clock | None = None, **settings: str) -> Services:
+    return for_worker(Settings.from_environ(settings_of(folder, redis.url, **settings)), clock)
+
+
+@contextmanager
+def working(services: Services, threads: int = 4) -> Iterator[RunLog]:
+    """A worker for what has been declared, as `python -m worker` starts it, until the end of the `with`."""
+    log = RunLog()
+    services.broker.add_middleware(log)
+    queues = {actor.queue_name for actor in services.broker.actors.values()}
+    worker = start(services.broker, queues, threads)
+    try:
+        yield log
+    finally:
+        worker.stop(STOP_WITHIN_MS)
+        services.broker.close()
+
+
+def stored_end(services: Services, exam: Exam) -> Ended | None:
+    """How it ended, without settling it as every reader does."""
+    (history,) = services.exams.read([exam.pk])
+    event = history.events[-1]
+    return event if isinstance(event, Ended) else None
+
+
+def test_an_exam_becomes_absent_by_its_delayed_task(tmp_path: Path, redis_server: PrivateRedis) -> None:
+    """Nobody reads it, no sweep runs: the message that its start has sent ends it, soon after the deadline."""
+    services = services_for(tmp_path, redis_server)
+    declare_actors(services, ["exams"])
+    (exam,) = started(services.register, a_start(seconds=1))
+    with working(services) as log:
+        assert log.wait_for(1) == [Run("mark_absent", exam.task_id, "done")]
+    end = stored_end(services, exam)
+    assert end is not None
+    assert (end.status, end.ended_at) == (Status.ABSENT, exam.deadline_at)
+    assert timedelta() <= end.recorded_at - exam.deadline_at < timedelta(seconds=3)
+
+
+def test_the_task_of_a_decided_exam_is_skipped_however_often_it_comes(
+    tmp_path: Path, redis_server: PrivateRedis
+) -> None:
+    """Its tombstone is read and not consumed, and lives a day longer than the task could be due."""
+    services = services_for(tmp_path, redis_server)
+    declare_actors(services, ["exams"])
+    passed, running = started(services.register, a_start(seconds=60), a_start(seconds=0.5))
+    services.register.record_results([a_result(passed.pk, services.clock.now())])
+    with working(services) as log:
+        for _ in range(2):
+            services.sender.send(MARK_ABSENT, passed.pk, task_id=passed.task_id)
+        runs = sorted(log.wait_for(3))
+    skipped = Run("mark_absent", passed.task_id, "skipped")
+    assert runs == sorted([skipped, skipped, Run("mark_absent", running.task_id, "done")])
+    left_ms = redis_server.client().pttl(RedisKeys("invigil").tombstone(passed.task_id))
+    assert DAY_MS + 50_000 < left_ms <= DAY_MS + 60_000
+
+
+def test_a_digest_that_fails_is_retried_with_backoff_until_it_is_sent(
+    tmp_path: Path, redis_server: PrivateRedis
+) -> None:
+    """Twice no, then yes: the same message comes back, each time later, and the mail arrives once."""
+    smtp = SmtpServer()
+    smtp.fail("MAIL", "421 closing", "421 closing")
+    services = services_for(tmp_path, redis_server, MAIL_URL=smtp.url.geturl())
+    quick = replace(SEND_DIGEST, min_backoff=timedelta(milliseconds=20), max_backoff=timedelta(milliseconds=100))
+    declare(services, quick, BODIES[SEND_DIGEST](services))
+    with working(services) as log:
+        task_id = services.sender.send(SEND_DIGEST, "20261120T120500.000Z")
+        ends = [run.end for run in log.wait_for(3) if run.message_id == task_id]
+    smtp.close()
+    assert ends == ["MailError", "MailError", "done"]
+    assert (smtp.commands.count("MAIL"), len(smtp.deliveries)) == (3, 1)
+
+
+def test_a_digest_is_given_up_after_its_retries_and_sent_by_the_next(
+    tmp_path: Path, redis_server: PrivateRedis
+) -> None:
+    """Its message is dead; what it should have told of is not lost."""
+    smtp = SmtpServer()
+    smtp.fail("MAIL", *["421 closing"] * 2)
+    services = services_for(tmp_path, redis_server, MAIL_URL=smtp.url.geturl())
+    hasty = replace(SEND_DIGEST, max_retries=1, min_backoff=timedelta(milliseconds=20))
+    declare(services, hasty, BODIES[SEND_DIGEST](services))
+    with working(services) as log:
+        services.sender.send(SEND_DIGEST, "20261120T120500.000Z")
+        log.wait_for(2)
+        services.sender.send(SEND_DIGEST, "20261120T121000.000Z")
+        assert [run.end for run in log.wait_for(3)] == ["MailError", "MailError", "done"]
+    smtp.close()
+    assert [delivery.message["Message-ID"].partition(".invigil")[0] for delivery in smtp.deliveries] == [
+        "<digest.20261120T120500.000Z",
+        "<digest.20261120T121000.000Z",
+    ]
+
+
+def test_a_task_over_its_time_limit_is_ended_and_its_thread_goes_on(tmp_path: Path, redis_server: PrivateRedis) -> None:
+    """The limit of the catalog reaches the body as an exception."""
+    services = services_for(tmp_path, redis_server)
+    stuck = Event()
+
+    def body(pk: str) -> None:
+        if pk == "slow":
+            while not stuck.wait(0.01):
+                pass
+
+    declare(services, replace(MARK_ABSENT, time_limit=timedelta(milliseconds=100), max_retries=0), body)
+    with working(services, threads=1) as log:
+        for pk in ("slow", "quick"):
+            services.sender.send(MARK_ABSENT, pk, task_id=pk)
+        try:
+            runs = log.wait_for(2)
+        finally:
+            stuck.set()
+    assert sorted((run.message_id, run.end) for run in runs) == [
+        ("quick", "done"),
+        ("slow", TimeLimitExceeded.__name__),
+    ]
+
+
+def test_the_sweep_settles_what_an_emptied_redis_has_forgotten(
+    tmp_path: Path, redis_server: PrivateRedis, clock: ManualClock
+) -> None:
+    """No message is left of three exams; one sweep ends those that are overdue and leaves the one that is not."""
+    services = services_for(tmp_path, redis_server, clock)
+    declare_actors(services, ["exams"])
+    *overdue, running = started(services.register, *[a_start(seconds=120)] * 3, a_start(seconds=600))
+    redis_server.client().flushall()
+    clock.move(seconds=121)
+    with working(services) as log:
+        task_id = services.sender.send(SWEEP)
+        assert log.wait_for(1) == [Run("sweep", task_id, "done")]
+    ends = [stored_end(services, exam) for exam in overdue]
+    assert [end and (end.status, end.ended_at) for end in ends] == [
+        (Status.ABSENT, exam.deadline_at) for exam in overdue
+    ]
+    assert stored_end(services, running) is None
+
+
+def test_a_sweep_goes_ahead_of_the_deadlines_that_wait(tmp_path: Path, redis_server: PrivateRedis) -> None:
+    """All threads are busy: the sweep, sent last, is run before the deadlines that have been fetched before it."""
+    services = services_for(tmp_path, redis_server)
+    both_run, may_end = Barrier(3), {"first": Event(), "second": Event()}
+    order: list[str] = []
+
+    def deadline(pk: str) -> None:
+        if pk in may_end:
+            both_run.wait(WITHIN_S)
+            assert may_end[pk].wait(WITHIN_S)
+        order.append(pk)
+
+    declare(services, MARK_ABSENT, deadline)
+    declare(services, SWEEP, lambda: order.append("sweep"))
+    with working(services, threads=2) as log:
+        for pk in may_end:
+            services.sender.send(MARK_ABSENT, pk)
+        both_run.wait(WITHIN_S)
+        services.sender.send(MARK_ABSENT, "waiting")
+        services.sender.send(SWEEP)
+        eventually(lambda: log.worker.work_queue.qsize() == 2, what="the fetch of both")
+        may_end["first"].set()
+        log.wait_for(3)
+        may_end["second"].set()
+    assert order[:3] == ["first", "sweep", "waiting"]

@@ -1,0 +1,232 @@
+"""The bodies of the tasks, and that every task has exactly one."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from threading import Event
+
+import pytest
+from dramatiq import Message
+from dramatiq.brokers.stub import StubBroker
+
+from shared.broker.breaker import Breaker
+from shared.errors import SettingsError, StoreUnavailable
+from shared.exams.model import Status
+from shared.exams.pk import new_pk
+from shared.exams.register import ExamRegister
+from shared.services import for_worker
+from shared.settings import Settings
+from shared.tasks.catalog import CATALOG, MARK_ABSENT, QUEUES, SWEEP
+from shared.tasks.sender import TaskSender
+from tests.support.clock import ManualClock
+from tests.support.disk import WatchedDisk
+from tests.support.exam_files import AlarmLog, a_result, a_start, open_process, started
+from worker.actors import BODIES, declare_actors
+from worker.actors.exams import mark_absent, sweep
+
+WITHIN_S = 10
+
+
+@pytest.fixture
+def broker() -> Iterator[StubBroker]:
+    broker = StubBroker(middleware=[])
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def sender(broker: StubBroker) -> TaskSender:
+    return TaskSender(broker, Breaker())
+
+
+@pytest.fixture
+def register(tmp_path: Path, clock: ManualClock) -> ExamRegister:
+    return open_process(WatchedDisk(tmp_path), clock).register
+
+
+def sent(broker: StubBroker) -> list[Message[None]]:
+    """What waits in the queue of exams, due at once or delayed."""
+    queues = (broker.queues["exams"], broker.queues["exams.DQ"])
+    return [Message.decode(raw) for queue in queues for raw in tuple(queue.queue)]
+
+
+class ScriptedRegister(ExamRegister):
+    """A register whose sweeps are played: each answers whether work is left, once it is let go."""
+
+    def __init__(self, *answers: bool | Exception) -> None:
+        self._answers = list(answers)
+        self.sweeps = 0
+        self.has_begun = Event()
+        self.may_end = Event()
+        self.may_end.set()
+
+    def sweep(self) -> bool:
+        self.sweeps += 1
+        self.has_begun.set()
+        assert self.may_end.wait(WITHIN_S)
+        answer = self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+# the catalog
+
+
+def test_every_task_has_exactly_one_body() -> None:
+    """No task without a body, no body without a task, no name twice."""
+    assert set(BODIES) == set(CATALOG)
+    assert len({task.name for task in CATALOG}) == len(CATALOG)
+
+
+@pytest.mark.parametrize("queues", [QUEUES, ("exams",), ("default", "mail")])
+def test_a_worker_declares_the_tasks_of_its_queues_and_no_others(tmp_path: Path, queues: tuple[str, ...]) -> None:
+    """Each as the catalog says: queue, precedence, limits."""
+    services = for_worker(_settings(tmp_path))
+    declare_actors(services, queues)
+    declared = {
+        name: (actor.queue_name, actor.priority, actor.options) for name, actor in services.broker.actors.items()
+    }
+    assert declared == {
+        task.name: (
+            task.queue,
+            task.precedence,
+            {
+                "time_limit": task.time_limit.total_seconds() * 1000,
+                "max_retries": task.max_retries,
+                "min_backoff": task.min_backoff.total_seconds() * 1000,
+                "max_backoff": task.max_backoff.total_seconds() * 1000,
+            },
+        )
+        for task in CATALOG
+        if task.queue in queues
+    }
+
+
+@pytest.mark.parametrize("missing", ["MAIL_URL", "MAIL_FROM", "MAIL_TO"])
+def test_a_worker_for_mail_needs_to_know_where_it_goes(tmp_path: Path, missing: str) -> None:
+    """The setting is named; a worker of other queues can do without."""
+    services = for_worker(_settings(tmp_path, without=missing))
+    with pytest.raises(SettingsError, match=f"INVIGIL_{missing}"):
+        declare_actors(services, ["mail"])
+    declare_actors(services, ["exams", "default"])
+
+
+# mark_absent
+
+
+@pytest.mark.parametrize("margin_s", [0, 0.5])
+def test_an_exam_becomes_absent_at_its_deadline(
+    tmp_path: Path, clock: ManualClock, sender: TaskSender, broker: StubBroker, margin_s: float
+) -> None:
+    """As of the deadline itself, once the margin has passed."""
+    margin = timedelta(seconds=margin_s)
+    register = _register(tmp_path, clock, margin)
+    (exam,) = started(register, a_start(seconds=120))
+    clock.move(seconds=120 + margin_s)
+    mark_absent(register, sender, clock, margin)(exam.pk)
+    ended = register.read(exam.pk)
+    assert (ended.status, ended.ended_at) == (Status.ABSENT, exam.deadline_at)
+    assert (clock.waits, sent(broker)) == ([], [])
+
+
+@pytest.mark.parametrize("early_ms", [1, 999, 2000])
+def test_a_task_that_is_a_little_early_waits(
+    register: ExamRegister, clock: ManualClock, sender: TaskSender, broker: StubBroker, early_ms: int
+) -> None:
+    """Up to two seconds, exactly until the deadline: clocks of hosts differ."""
+    (exam,) = started(register, a_start(seconds=120))
+    clock.set(exam.deadline_at - timedelta(milliseconds=early_ms))
+    mark_absent(register, sender, clock, timedelta())(exam.pk)
+    assert clock.waits == [timedelta(milliseconds=early_ms)]
+    assert register.read(exam.pk).status is Status.ABSENT
+    assert sent(broker) == []
+
+
+def test_a_task_that_is_much_too_early_sends_itself_again(
+    register: ExamRegister, clock: ManualClock, sender: TaskSender, broker: StubBroker
+) -> None:
+    """Under the same id, due at the deadline; the exam goes on."""
+    (exam,) = started(register, a_start(seconds=120))
+    clock.set(exam.deadline_at - timedelta(milliseconds=2001))
+    mark_absent(register, sender, clock, timedelta())(exam.pk)
+    assert (clock.waits, register.read(exam.pk).status) == ([], Status.STARTED)
+    (again,) = sent(broker)
+    assert (again.actor_name, again.args, again.message_id) == (MARK_ABSENT.name, (exam.pk,), exam.task_id)
+    assert again.options["eta"] > again.message_timestamp + 1900
+
+
+def test_a_decided_exam_stays_as_it_is(
+    register: ExamRegister, clock: ManualClock, sender: TaskSender, broker: StubBroker
+) -> None:
+    """A task that runs all the same, or twice, changes nothing."""
+    (exam,) = started(register, a_start(seconds=120))
+    (passed,) = register.record_results([a_result(exam.pk, clock.now())])
+    clock.move(seconds=121)
+    for _ in range(2):
+        mark_absent(register, sender, clock, timedelta())(exam.pk)
+    assert register.read(exam.pk) == passed
+    assert (clock.waits, sent(broker)) == ([], [])
+
+
+def test_the_task_of_an_exam_that_never_started_does_nothing(
+    register: ExamRegister, clock: ManualClock, sender: TaskSender, broker: StubBroker
+) -> None:
+    """Its start was given up after the task had been sent: no error that would be tried again."""
+    mark_absent(register, sender, clock, timedelta())(new_pk(clock.now()))
+    assert (clock.waits, sent(broker)) == ([], [])
+
+
+# sweep
+
+
+def test_a_sweep_sends_itself_again_while_work_is_left(sender: TaskSender, broker: StubBroker) -> None:
+    """At once and only then, so that a backlog ends in minutes and an idle system stays idle."""
+    register = ScriptedRegister(True, False)
+    body = sweep(register, sender)
+    body()
+    assert [(message.actor_name, message.args) for message in sent(broker)] == [(SWEEP.name, ())]
+    body()
+    assert len(sent(broker)) == 1
+
+
+def test_a_sweep_runs_one_at_a_time(sender: TaskSender, broker: StubBroker) -> None:
+    """A second one beside it returns at once and leaves the work to the first."""
+    register = ScriptedRegister(False, False)
+    register.may_end.clear()
+    body = sweep(register, sender)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(body)
+        assert register.has_begun.wait(WITHIN_S)
+        body()
+        assert (register.sweeps, sent(broker)) == (1, [])
+        register.may_end.set()
+        first.result(WITHIN_S)
+    body()
+    assert register.sweeps == 2
+
+
+def test_a_sweep_that_fails_does_not_stop_the_next(sender: TaskSender, broker: StubBroker) -> None:
+    """The store was out of reach once."""
+    register = ScriptedRegister(StoreUnavailable("no"), False)
+    body = sweep(register, sender)
+    with pytest.raises(StoreUnavailable):
+        body()
+    body()
+    assert (register.sweeps, sent(broker)) == (2, [])
+
+
+def _register(folder: Path, clock: ManualClock, margin: timedelta) -> ExamRegister:
+    process = open_process(WatchedDisk(folder), clock)
+    return ExamRegister(process.exams, AlarmLog(), clock, margin)
+
+
+def _settings(folder: Path, without: str = "") -> Settings:
+    environ = {
+        "STORE": f"file://{folder}/store",
+        "MAIL_URL": f"maildir://{folder}/mail",
+        "MAIL_FROM": "invigil@example.org",
+        "MAIL_TO": "dean@example.org",
+    }
+    return Settings.from_environ({f"INVIGIL_{name}": value for name, value in environ.items() if name != without})
