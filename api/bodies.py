@@ -72,7 +72,7 @@ class JsonBody(Generic[T]):
         except RecursionError as error:
             raise falcon.HTTPBadRequest(description="the body is nested too deeply") from error
         # It fits the Struct, so it is small and flat: reading it once more costs microseconds.
-        json.loads(raw, object_pairs_hook=_refuse_repeated, parse_int=str, parse_float=str)
+        _repetitions.decode(raw.decode())
         return body
 
     def _field_error(self, message: str) -> FieldError:
@@ -90,6 +90,9 @@ def _refuse_repeated(pairs: list[tuple[str, object]]) -> None:
     repeated = [FieldError(name, "give this field once") for name in dict.fromkeys(names) if names.count(name) > 1]
     if repeated:
         raise InvalidInput(*repeated)
+
+
+_repetitions = json.JSONDecoder(object_pairs_hook=_refuse_repeated, parse_int=str, parse_float=str)
 
 
 async def _read(req: Request) -> bytes:

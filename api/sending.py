@@ -2,21 +2,14 @@
 
 from collections.abc import Callable, Sequence
 
-from shared.errors import BrokerUnavailable
 from shared.tasks.catalog import PRINT_MESSAGE
-from shared.tasks.sender import TaskSender
+from shared.tasks.sender import Sending, TaskSender
 
 
-def send_messages(sender: TaskSender) -> Callable[[Sequence[str]], list[str | Exception]]:
-    """For each message the id of its task, or BrokerUnavailable."""
+def send_messages(sender: TaskSender) -> Callable[[Sequence[str]], Sequence[str]]:
+    """For each message the id of its task. Raises BrokerUnavailable for all of them."""
 
-    def send(messages: Sequence[str]) -> list[str | Exception]:
-        return [_send(message) for message in messages]
-
-    def _send(message: str) -> str | Exception:
-        try:
-            return sender.send(PRINT_MESSAGE, message)
-        except BrokerUnavailable as error:
-            return error
+    def send(messages: Sequence[str]) -> Sequence[str]:
+        return sender.send_many([Sending(PRINT_MESSAGE, (message,)) for message in messages])
 
     return send

@@ -3,14 +3,13 @@
 import itertools
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.load import Load, closed_loop, open_loop
-from benchmarks.report import RUNS, head, line, percentile
+from benchmarks.report import RUNS, head, line, percentile, scratch
 from tests.support.running_system import RunningSystem
 
 CONNECTIONS = 16
@@ -28,17 +27,13 @@ class Figures(NamedTuple):
 def main() -> None:
     head(f"The API: {CONNECTIONS} connections, 2 API processes, everything on one machine with the load's client")
     runs: dict[str, list[Figures]] = {}
-    # Removed at the end only: ext4 looks long for an inode that was not freed within the last minutes.
-    with tempfile.TemporaryDirectory(dir=".", prefix=".benchmark-") as folder:
-        for run in range(RUNS):
-            var = Path(folder).absolute() / str(run)
-            var.mkdir()
-            system = RunningSystem(var)
-            try:
-                for what, figures in measure(system).items():
-                    runs.setdefault(what, []).append(figures)
-            finally:
-                system.close()
+    for _ in range(RUNS):
+        system = RunningSystem(scratch())
+        try:
+            for what, figures in measure(system).items():
+                runs.setdefault(what, []).append(figures)
+        finally:
+            system.close()
     for what, several in runs.items():
         line(f"{what}: answered", [run.per_s for run in several], "/s", higher_is_better=True)
         line(f"{what}: p99", [run.p99_ms for run in several], "ms")

@@ -1,14 +1,11 @@
 """Reading with a million exams stored, spread over a day and a half; a hundred of them are running."""
 
 import random
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from pathlib import Path
 
-from benchmarks.report import RUNS, head, line
+from benchmarks.report import RUNS, head, line, scratch
 from shared.clock import SystemClock
 from shared.exams.disk import Disk
 from shared.exams.files import FileExamStore
@@ -39,12 +36,9 @@ class UnsyncedDisk(Disk):
 
 def main() -> None:
     head(f"Lists: {EXAMS:,} exams stored, {RUNNING} of them running, warm cache")
-    folder = Path(tempfile.mkdtemp(dir=".", prefix=".benchmark-")).absolute()
-    try:
-        lay_out(str(folder))
-        measure(str(folder))
-    finally:
-        shutil.rmtree(folder)
+    folder = str(scratch())
+    lay_out(folder)
+    measure(folder)
 
 
 def lay_out(folder: str) -> None:

@@ -1,13 +1,25 @@
 """How figures are shown: three runs, their median and their worst, with the machine and the command beside them."""
 
+import atexit
 import os
 import platform
+import shutil
 import statistics
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 RUNS = 3
+
+
+def scratch() -> Path:
+    """A new folder on this disk, removed when everything has been measured: for minutes after files have been
+    removed, ext4 passes over their inodes at length whenever it makes a new one.
+    """
+    folder = Path(tempfile.mkdtemp(dir=".", prefix=".benchmark-")).absolute()
+    atexit.register(shutil.rmtree, folder)
+    return folder
 
 
 def head(what: str) -> None:

@@ -5,11 +5,10 @@ from typing import NamedTuple, NoReturn
 
 import redis
 import structlog
-from dramatiq import Broker
 from dramatiq.middleware import Retries, TimeLimit
 
 from shared.broker.breaker import Breaker
-from shared.broker.connection import impatient_client, open_broker, patient_client
+from shared.broker.connection import BatchingBroker, impatient_client, open_broker, patient_client
 from shared.broker.tombstones import SkipTombstoned, Tombstones
 from shared.clock import Clock, SystemClock
 from shared.errors import SettingsError, StoreUnavailable
@@ -35,7 +34,7 @@ class Services(NamedTuple):
     clock: Clock
     redis: "redis.Redis"
     breaker: Breaker
-    broker: Broker
+    broker: BatchingBroker
     sender: TaskSender
     exams: ExamStore
     digests: DigestStore
@@ -64,7 +63,9 @@ def for_worker(settings: Settings, clock: Clock | None = None) -> Services:
     return _services(settings, clock or SystemClock(), client, breaker, broker)
 
 
-def _services(settings: Settings, clock: Clock, client: "redis.Redis", breaker: Breaker, broker: Broker) -> Services:
+def _services(
+    settings: Settings, clock: Clock, client: "redis.Redis", breaker: Breaker, broker: BatchingBroker
+) -> Services:
     for name in settings.unknown:
         _log.warning("unknown_setting", name=name)
     sender = TaskSender(broker, breaker)

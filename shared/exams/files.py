@@ -2,7 +2,7 @@
 
     exams/YYYY/MM/DD/HHMM/<pk>.<n>      event n; the folder follows from the pk
     open/<minute>/<deadline_ms>-<pk>    marker of a running exam, in the folder of its deadline's minute
-    candidates/<2 hex>/<sha256>/<pk>    an exam of this candidate
+    candidates/<3 hex>/<sha256>-<pk>    an exam of this candidate
     outbox/<pk>.<n>                     an outcome that is in no digest yet (digest_files.py goes on from there)
     tmp/<pk>.<n>.<nonce>                an event being written; left behind, it tells what its writer was doing
 
@@ -163,7 +163,7 @@ class FileExamStore:
     def _link_candidate(self, pk: str, event: Started) -> None:
         if event.candidate is None:
             return
-        target = f"{_candidate_folder(event.candidate)}/{pk}"
+        target = f"{_candidate_index(event.candidate)}{pk}"
         try:
             self._disk.link(event_path(pk, 1), target)
         except FileNotFoundError:
@@ -222,10 +222,15 @@ class FileExamStore:
         ends = (scan.before, first_pk_of(scan.started_to) if scan.started_to else None)
         high = min(filter(None, ends), default=_AFTER_ALL)
         if scan.candidate is not None:
-            return iter(_descending(self._disk.names(_candidate_folder(scan.candidate)), low, high))
+            return iter(_descending(self._pks_of(scan.candidate), low, high))
         if scan.running_only and (running := self._running(low, high)) is not None:
             return iter(running)
         return self._walk(low, high)
+
+    def _pks_of(self, candidate: str) -> list[str]:
+        index = _candidate_index(candidate)
+        folder, _, mark = index.rpartition("/")
+        return [name[len(mark) :] for name in self._disk.names(folder) if name.startswith(mark)]
 
     def _running(self, low: str, high: str) -> list[str] | None:
         """The pks with a marker; None where they are so many that walking the exams finds some as soon."""
@@ -320,9 +325,12 @@ def _marker(pk: str, deadline_at: datetime) -> str:
     return f"open/{_minute_name(deadline_ms // 60_000)}/{deadline_ms}-{pk}"
 
 
-def _candidate_folder(candidate: str) -> str:
+def _candidate_index(candidate: str) -> str:
+    """What the paths of this candidate's exams begin with. Candidates share folders: one each would cost a start as
+    much as all its other writes together.
+    """
     digest = hashlib.sha256(candidate.encode()).hexdigest()
-    return f"candidates/{digest[:2]}/{digest}"
+    return f"candidates/{digest[:3]}/{digest}-"
 
 
 def _folder_of(path: str) -> str:

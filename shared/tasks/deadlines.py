@@ -1,7 +1,7 @@
 """Exams' deadlines as delayed tasks: the alarm clock of the register."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -10,7 +10,7 @@ from shared.clock import Clock
 from shared.errors import BrokerUnavailable
 from shared.exams.model import Exam
 from shared.tasks.catalog import MARK_ABSENT
-from shared.tasks.sender import TaskSender
+from shared.tasks.sender import Sending, TaskSender
 
 _log = structlog.get_logger(__name__)
 
@@ -25,13 +25,11 @@ class DeadlineTasks:
         self._margin = settle_margin
 
     def set(self, exams: Sequence[Exam]) -> None:
-        for done, exam in enumerate(exams):
-            delay = exam.deadline_at + self._margin - self._clock.now()
-            try:
-                self._sender.send(MARK_ABSENT, exam.pk, task_id=exam.task_id, delay=delay)
-            except BrokerUnavailable as error:
-                _log.warning("deadline_not_set", exams=len(exams) - done, why=str(error))
-                return
+        now = self._clock.now()
+        try:
+            self._sender.send_many([self._sending(exam, now) for exam in exams])
+        except BrokerUnavailable as error:
+            _log.warning("deadline_not_set", exams=len(exams), why=str(error))
 
     def cancel(self, exams: Sequence[Exam]) -> None:
         now = self._clock.now()
@@ -39,3 +37,7 @@ class DeadlineTasks:
             self._tombstones.set([(exam.task_id, max(timedelta(), exam.deadline_at - now)) for exam in exams])
         except BrokerUnavailable as error:
             _log.warning("deadline_not_cancelled", exams=len(exams), why=str(error))
+
+    def _sending(self, exam: Exam, now: datetime) -> Sending:
+        delay = exam.deadline_at + self._margin - now
+        return Sending(MARK_ABSENT, (exam.pk,), exam.task_id, delay)

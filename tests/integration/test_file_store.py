@@ -58,7 +58,7 @@ def test_a_started_exam_is_three_names(process: ExamProcess, tmp_path: Path) -> 
     (exam,) = started(process.register, a_start("ada", 120))
     digest = hashlib.sha256(b"ada").hexdigest()
     assert all_files(tmp_path) == [
-        f"candidates/{digest[:2]}/{digest}/{exam.pk}",
+        f"candidates/{digest[:3]}/{digest}-{exam.pk}",
         f"exams/2026/03/07/0905/{exam.pk}.1",
         f"open/20260307T0907/{1_772_874_450_250}-{exam.pk}",
     ]
@@ -118,7 +118,7 @@ def test_no_candidate_can_name_a_path(process: ExamProcess, tmp_path: Path, cand
     """Their exams lie under a hash and are found by the name all the same."""
     (exam,) = started(process.register, a_start(candidate))
     (name,) = files_below(tmp_path, "candidates")
-    assert re.fullmatch(rf"candidates/[0-9a-f]{{2}}/[0-9a-f]{{64}}/{exam.pk}", name)
+    assert re.fullmatch(rf"candidates/[0-9a-f]{{3}}/[0-9a-f]{{64}}-{exam.pk}", name)
     assert listed(process.register, ListQuery(candidate=candidate)) == [exam]
 
 
