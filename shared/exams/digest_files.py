@@ -64,7 +64,7 @@ class FileDigestStore:
         self._disk.sync_folder("unsent")
         names = sorted(self._disk.names("outbox"))[:limit]
         temp = f"tmp/{window}.{os.urandom(8).hex()}"
-        self._disk.write_new(temp, "\n".join(names).encode())
+        self._disk.write_new((temp, "\n".join(names).encode()))
         try:
             self._disk.link(temp, f"digests/{window}")
         except FileNotFoundError as error:

@@ -126,22 +126,15 @@ class FileExamStore:
 
     def check_writable(self) -> None:
         probe = f"tmp/probe.{_nonce()}"
-        self._disk.write_new(probe, b"x" * 4096)  # a full disk may still take an empty file
+        self._disk.write_new((probe, b"x" * 4096))  # a full disk may still take an empty file
         self._disk.remove(probe)
 
     # writing
 
     def _write_temps(self, events: Sequence[tuple[str, int, Event]]) -> list[str]:
-        temps: list[str] = []
-        try:
-            for pk, n, event in events:
-                temp = f"tmp/{pk}.{n}.{_nonce()}"
-                self._disk.write_new(temp, encode(event))
-                temps.append(temp)
-        except StoreUnavailable:
-            self._remove_all(temps)  # nothing has been linked: the whole batch never happened
-            raise
-        return temps
+        files = [(f"tmp/{pk}.{n}.{_nonce()}", encode(event)) for pk, n, event in events]
+        self._disk.write_new(*files)
+        return [path for path, _ in files]
 
     def _link_events(self, temps: Sequence[str], numbers: Sequence[tuple[str, int]]) -> list[bool]:
         return [self._link(temp, event_path(pk, n)) for temp, (pk, n) in zip(temps, numbers, strict=True)]
@@ -284,7 +277,7 @@ class FileExamStore:
         if len(devices) > 1:
             raise StoreUnavailable(f"the folders of {disk.root} must lie on one file system")
         try:
-            disk.write_new(first, b"")
+            disk.write_new((first, b""))
             holds = (
                 disk.link(first, second)
                 and not disk.link(first, second)
