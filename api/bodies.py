@@ -1,5 +1,6 @@
 """Request bodies and query strings, strictly: what is not allowed is refused by name, nothing is coerced."""
 
+import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,6 +14,7 @@ from falcon.asgi import App, Request, Response
 from shared.errors import FieldError, InvalidInput
 
 LIMIT = 64 * 1024
+ARRIVE_WITHIN_S = 20  # 64 KiB take a second on a bad line
 DRAIN = 1024 * 1024  # read and dropped after a refusal, so that the client gets to see the answer
 ERRORS_NAMED = 20  # query parameters; an answer must not grow with the request
 
@@ -55,7 +57,11 @@ class JsonBody(Generic[T]):
 
     async def read(self, req: Request, empty: Callable[[], T] | None = None) -> T:
         """Raises InvalidInput, or Falcon's 400, 413 or 415. No body is `empty()`, where that is given."""
-        raw = await _read(req)
+        try:
+            async with asyncio.timeout(ARRIVE_WITHIN_S):
+                raw = await _read(req)
+        except TimeoutError as error:
+            raise falcon.HTTPError(408, description=f"the body did not arrive within {ARRIVE_WITHIN_S} s") from error
         if not raw:
             if empty is not None:
                 return empty()

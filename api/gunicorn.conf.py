@@ -16,7 +16,6 @@ try:
     _settings = Settings.from_environ(os.environ)
     need(_settings.keys, "KEYS")
     open_stores(need(_settings.store, "STORE"))
-    check_free(_settings.bind)
 except SettingsError as error:
     sys.exit(f"api: {error}")
 
@@ -32,6 +31,14 @@ class RootLogger(Logger):  # type: ignore[misc]  # gunicorn publishes no types
     def setup(self, cfg: object) -> None:
         del cfg
         self.error_log.handlers = logging.getLogger().handlers
+
+
+def on_starting(_server: object) -> None:
+    """Once, not at each reload: then the address is taken by our own processes."""
+    try:
+        check_free(_settings.bind)
+    except SettingsError as error:
+        sys.exit(f"api: {error}")
 
 
 bind = _settings.bind

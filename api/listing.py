@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from api.texts import text_error
+from api.texts import TEXT_LIMIT, text_error
 from shared.errors import FieldError, InvalidInput
 from shared.exams.model import Status
 from shared.exams.pk import is_pk
@@ -18,7 +18,6 @@ from shared.exams.register import ListQuery, Page
 
 LIST_PARAMETERS = ("status", "candidate", "started_from", "started_to", "limit", "cursor")
 DEFAULT_LIMIT, LARGEST_LIMIT = 50, 200
-_CANDIDATE_LIMIT = 200
 
 T = TypeVar("T")
 
@@ -73,7 +72,7 @@ def _status(text: str) -> Status:
 
 
 def _candidate(text: str) -> str:
-    if message := text_error(text, _CANDIDATE_LIMIT):
+    if message := text_error(text, TEXT_LIMIT):
         raise ValueError(message)
     return text
 

@@ -15,6 +15,7 @@ from shared.errors import (
     InvigilError,
     NotAuthenticated,
     NotAuthorised,
+    StoreUnavailable,
     Unavailable,
 )
 
@@ -26,7 +27,8 @@ _STATUS: dict[type[InvigilError], tuple[int, str]] = {
     ExamNotFound: (404, "exam-not-found"),
     ExamConflict: (409, "exam-conflict"),
     BrokerUnavailable: (503, "broker-unavailable"),
-    Unavailable: (503, "store-unavailable"),
+    StoreUnavailable: (503, "store-unavailable"),
+    Unavailable: (503, "unavailable"),
     NotAuthenticated: (401, "not-authenticated"),
     NotAuthorised: (403, "not-authorised"),
 }

@@ -20,6 +20,7 @@ from shared.settings import Settings
 from shared.tasks.sender import TaskSender
 
 PULSE_S = 5
+STALLED_AFTER_S = 60
 
 _log = structlog.get_logger(__name__)
 
@@ -35,12 +36,30 @@ def main() -> None:
     except InvigilError as error:
         sys.exit(f"scheduler: {error}")
     scheduler = build(schedules(settings), services.sender, services.clock)
-    beats = IntervalTrigger(seconds=PULSE_S, timezone=UTC)
-    scheduler.add_job(Pulse(settings.pulse_file).beat, beats, next_run_time=services.clock.now())
+    pulse, beaten = Pulse(settings.pulse_file), threading.Event()
+
+    def beat() -> None:
+        pulse.beat()
+        beaten.set()
+
+    scheduler.add_job(beat, IntervalTrigger(seconds=PULSE_S, timezone=UTC), next_run_time=services.clock.now())
     scheduler.start()
     _log.info("scheduler_started")
-    stopping.wait()
-    scheduler.shutdown()
+    is_running = watch(stopping, beaten, STALLED_AFTER_S)
+    scheduler.shutdown(wait=is_running)
+    if not is_running:
+        sys.exit("scheduler: it stands still")
+
+
+def watch(stopping: threading.Event, beaten: threading.Event, stalled_after_s: float) -> bool:
+    """True when told to stop; False when nothing has run for so long: its thread has died, or the machine's clock has
+    been set back and nothing is due for as long as that was.
+    """
+    while not stopping.wait(stalled_after_s):
+        if not beaten.is_set():
+            return False
+        beaten.clear()
+    return True
 
 
 def build(rows: tuple[Schedule, ...], sender: TaskSender, clock: Clock) -> BackgroundScheduler:

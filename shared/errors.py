@@ -13,7 +13,8 @@
     │   ├── NotAuthenticated   no key, or not a valid one
     │   └── NotAuthorised      a valid key without the scope
     └── MailError              the mail server failed
-        └── RecipientRefused   it would not take mail for this one recipient
+        └── MailRefused        it works, and would not take this mail
+            └── RecipientRefused   nor any other for this recipient
 
 Driver errors (OSError, redis.RedisError, smtplib.SMTPException) are translated where they occur.
 """
@@ -96,5 +97,9 @@ class MailError(InvigilError):
     """The mail server failed, or somebody was not served; who was served is noted."""
 
 
-class RecipientRefused(MailError):
+class MailRefused(MailError):
+    """The server works and would not take this mail."""
+
+
+class RecipientRefused(MailRefused):
     """The server works and would not take mail for this recipient."""

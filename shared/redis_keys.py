@@ -2,7 +2,7 @@
 
 | key                          | type   | lives                                          |
 |------------------------------|--------|------------------------------------------------|
-| `<ns>:tombstone:<task id>`   | string | a day longer than the task could still be due  |
+| `<ns>:tombstone:<task id>`   | string | an hour longer than the task could still be due  |
 | `<ns>:dramatiq*`             | many   | as Dramatiq's own Redis broker keeps them      |
 """
 

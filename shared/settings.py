@@ -10,7 +10,7 @@ from datetime import timedelta
 from email.headerregistry import Address
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from shared.errors import SettingsError
 
@@ -140,7 +140,7 @@ def _store(text: str) -> str:
     url = urlsplit(text)
     if url.scheme != "file" or url.netloc or url.query or url.fragment or not _is_absolute(url.path):
         raise ValueError
-    return url.path.rstrip("/")
+    return unquote(url.path).rstrip("/")
 
 
 def _namespace(text: str) -> str:
@@ -165,7 +165,7 @@ def _mail_url(text: str) -> SplitResult:
     if url.scheme == "maildir":
         if url.netloc or not _is_absolute(url.path):
             raise ValueError
-    elif url.scheme not in ("smtp", "smtps") or not url.hostname or url.path.strip("/") or url.query:
+    elif url.scheme not in ("smtp", "smtps") or not url.hostname or url.path.strip("/") or url.query or url.fragment:
         raise ValueError
     _ = url.port
     return url
@@ -190,7 +190,7 @@ def _addresses(text: str) -> tuple[Address, ...]:
 
 def _bind(text: str) -> str:
     host, _, port = text.rpartition(":")
-    if not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
+    if not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65_535:
         raise ValueError
     return text
 

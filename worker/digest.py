@@ -3,7 +3,7 @@
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.utils import format_datetime
@@ -13,12 +13,15 @@ from pathlib import Path
 import structlog
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from shared.errors import FieldError, InvalidInput, MailError, RecipientRefused
+from shared.clock import Clock
+from shared.errors import FieldError, InvalidInput, MailError, MailRefused, RecipientRefused
 from shared.exams.model import Exam, Status
 from shared.exams.store import DigestStore
 from worker.mail import Mailer
 
 LARGEST = 10_000  # outcomes a mail: some 5 MB, which servers take; more go into further parts of the window
+
+KEEP_TRYING = timedelta(days=3)  # a recipient that is refused: about as long as mail servers do among themselves
 
 _WINDOW = re.compile(r"(\d{8}T\d{6}\.\d{3})Z(\.\d{1,6})?")
 
@@ -32,6 +35,7 @@ class Digests:
         self,
         store: DigestStore,
         mailer: Mailer,
+        clock: Clock,
         sender: Address,
         recipients: Sequence[Address],
         namespace: str,
@@ -39,6 +43,7 @@ class Digests:
     ) -> None:
         self._store = store
         self._mailer = mailer
+        self._clock = clock
         self._sender = sender
         self._recipients = recipients
         self._namespace = namespace
@@ -48,43 +53,70 @@ class Digests:
     def send(self, window: str) -> None:
         """Sends what earlier windows left unsent, then this one. Raises MailError when somebody was not served."""
         _due_at(window)  # a name that cannot be sent must not be begun: every later run would try to finish it
+        run = _Run()
         with self._one_at_a_time:
-            refused = [f"{name}: {error}" for name in self._store.unsent() if (error := self._send_part(name)[1])]
+            for earlier in self._store.unsent():
+                waiting = self._unserved(earlier)
+                if not waiting or not run.refused.issuperset(waiting):
+                    self._send_part(earlier, run)
             for part in count(1):
-                name = window if part == 1 else f"{window}.{part}"
-                outcomes, error = self._send_part(name)
-                refused += [f"{name}: {error}"] if error else []
-                if outcomes < self._largest:
+                if self._send_part(window if part == 1 else f"{window}.{part}", run) < self._largest:
                     break
-        if refused:
-            raise MailError("; ".join(refused))
+        if run.failures:
+            raise MailError("; ".join(run.failures))
 
-    def _send_part(self, window: str) -> tuple[int, str | None]:
-        """How many outcomes it told of, and whom the server refused; raises MailError when the server failed."""
-        exams = [exam for history in self._store.collect(window, self._largest) if (exam := history.fold())]
-        if not exams and _is_further_part(window):  # the part before it was full, and the last
-            self._store.close(window)
-            return 0, None
-        message = compose(window, exams, self._sender, self._recipients, self._namespace)
+    def _unserved(self, window: str) -> list[str]:
         addresses = [recipient.addr_spec for recipient in self._recipients]
         served = self._store.recipients_served(window, addresses)
-        sent, refused = 0, []
+        return [address for address in addresses if address not in served]
+
+    def _send_part(self, window: str, run: "_Run") -> int:
+        """How many outcomes it told of; `run` notes who was refused. Raises MailError when the server failed."""
+        exams = self._ended_exams(window)
+        if not exams and _is_further_part(window):  # the part before it was full, and the last
+            self._store.close(window)
+            return 0
+        message = compose(window, exams, self._sender, self._recipients, self._namespace)
+        waiting = set(self._unserved(window)) - run.refused
         for recipient in self._recipients:
-            if recipient.addr_spec in served:
-                continue
-            try:
-                self._mailer.send(message, recipient)
-            except RecipientRefused as error:
-                refused.append(str(error))
-                continue
-            self._store.note_served(window, recipient.addr_spec)
-            sent += 1
-        if sent:
-            _log.info("digest_sent", window=window, outcomes=len(exams), recipients=sent)
-        if refused:
-            return len(exams), "; ".join(refused)
+            if recipient.addr_spec in waiting:
+                try:
+                    self._mailer.send(message, recipient)
+                except MailRefused as error:
+                    run.note(window, recipient, error)
+                else:
+                    self._store.note_served(window, recipient.addr_spec)
+                    _log.info("digest_sent", window=window, outcomes=len(exams))
+        self._close_if_done(window)
+        return len(exams)
+
+    def _ended_exams(self, window: str) -> list[Exam]:
+        exams = [exam for history in self._store.collect(window, self._largest) if (exam := history.fold())]
+        for exam in exams:
+            if not exam.is_decided:  # its second event is missing, as after a backup taken while it ended
+                _log.error("outcome_missing", pk=exam.pk, window=window)
+        return [exam for exam in exams if exam.is_decided]
+
+    def _close_if_done(self, window: str) -> None:
+        unserved = len(self._unserved(window))
+        if unserved and self._clock.now() - _due_at(window) < KEEP_TRYING:
+            return
+        if unserved:
+            _log.error("digest_given_up", window=window, recipients=unserved)
         self._store.close(window)
-        return len(exams), None
+
+
+class _Run:
+    """What went wrong in one run, and whom the server refused: tried once a run, however many windows wait."""
+
+    def __init__(self) -> None:
+        self.failures: list[str] = []
+        self.refused: set[str] = set()
+
+    def note(self, window: str, recipient: Address, error: MailRefused) -> None:
+        self.failures.append(f"{window}: {error}")
+        if isinstance(error, RecipientRefused):
+            self.refused.add(recipient.addr_spec)
 
 
 def compose(

@@ -10,7 +10,7 @@ from email.policy import SMTP
 from typing import Protocol
 from urllib.parse import SplitResult, unquote
 
-from shared.errors import MailError, RecipientRefused
+from shared.errors import MailError, MailRefused, RecipientRefused
 
 ANSWER_WITHIN_S = 30  # RFC 5321 allows minutes; a server this slow is tried again later
 
@@ -18,14 +18,14 @@ _DEFAULT_PORT = {"smtp": 25, "smtps": 465}
 
 
 class Mailer(Protocol):
-    """Hands `message` over for one recipient. Raises MailError; RecipientRefused where the server works otherwise."""
+    """Hands `message` over for one recipient. Raises MailError; MailRefused where the server works otherwise."""
 
     def send(self, message: EmailMessage, recipient: Address) -> None: ...
 
 
 def open_mailer(url: SplitResult) -> Mailer:
     """For a URL that settings have accepted. Connects, or makes folders, when first used."""
-    return MaildirMailer(url.path) if url.scheme == "maildir" else SmtpMailer(url)
+    return MaildirMailer(unquote(url.path)) if url.scheme == "maildir" else SmtpMailer(url)
 
 
 class SmtpMailer:
@@ -54,8 +54,10 @@ class SmtpMailer:
             raise RecipientRefused(f"refused with {code}: {why.decode(errors='replace')}") from error
         except smtplib.SMTPResponseException as error:
             if _is_about_this_mail(error):
-                raise RecipientRefused(f"the mail was refused with {error.smtp_code}") from error
+                raise MailRefused(f"the mail was refused with {error.smtp_code}") from error
             raise MailError(f"the mail server answered {error.smtp_code}") from error
+        except smtplib.SMTPNotSupportedError as error:
+            raise RecipientRefused(f"the mail server cannot write to this address: {error}") from error
         except (OSError, smtplib.SMTPException) as error:
             raise MailError(f"the mail server failed: {type(error).__name__}: {error}") from error
         except UnicodeEncodeError as error:

@@ -11,7 +11,7 @@ from api.batches import Batches
 from api.bodies import JsonBody, query
 from api.exam_json import event_json, exam_json
 from api.listing import LIST_PARAMETERS, cursor, list_query
-from api.texts import text_error
+from api.texts import TEXT_LIMIT, text_error
 from api.threads import Threads
 from shared.clock import MILLISECOND, Clock
 from shared.errors import ExamNotFound, FieldError, InvalidInput
@@ -20,7 +20,6 @@ from shared.exams.pk import is_pk
 from shared.exams.register import ExamRegister, Result, Start
 
 SHORTEST, LONGEST = timedelta(seconds=1), timedelta(days=7)
-TEXT_LIMIT = 200  # characters of a candidate or a title
 
 TEXT = msgspec.Meta(description=f"a text of 1 to {TEXT_LIMIT} characters, or null")
 DURATION = msgspec.Meta(description=f"a number of seconds from 1 to {int(LONGEST.total_seconds())}, or null")

@@ -52,13 +52,17 @@ class BatchingBroker(RedisBroker):
 
     def enqueue_many(self, messages: Sequence[tuple[Message[None], int | None]]) -> None:
         """Each message with its delay in milliseconds, or None for at once. After an error any may be queued."""
-        try:
-            self._enqueue_many(messages)
-        except redis.exceptions.NoScriptError:  # Redis has been restarted, and has run none of them
+        answers = self._enqueue_together(messages)
+        unknown = [each for each, answer in zip(messages, answers, strict=True) if _is_unknown_script(answer)]
+        if unknown:  # Redis has been restarted, and did not run these
             self.client.script_load(self.scripts["dispatch"].script)
-            self._enqueue_many(messages)
+            answers = [each for each in answers if not _is_unknown_script(each)] + self._enqueue_together(unknown)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
 
-    def _enqueue_many(self, messages: Sequence[tuple[Message[None], int | None]]) -> None:
+    def _enqueue_together(self, messages: Sequence[tuple[Message[None], int | None]]) -> list[object]:
+        """What Redis answers to each, errors included."""
         sha = self.scripts["dispatch"].sha
         with self.client.pipeline(transaction=False) as pipeline:
 
@@ -69,7 +73,12 @@ class BatchingBroker(RedisBroker):
             into_pipeline.scripts = {**self.scripts, "dispatch": dispatch}
             for message, delay_ms in messages:
                 into_pipeline.enqueue(message, delay=delay_ms)
-            pipeline.execute()
+            answers: list[object] = pipeline.execute(raise_on_error=False)
+            return answers
+
+
+def _is_unknown_script(answer: object) -> bool:
+    return isinstance(answer, redis.exceptions.NoScriptError)
 
 
 def open_broker(client: "redis.Redis", keys: RedisKeys, middleware: Sequence[Middleware] = ()) -> BatchingBroker:

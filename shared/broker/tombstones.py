@@ -16,7 +16,7 @@ from shared.clock import MILLISECOND
 from shared.errors import BrokerUnavailable
 from shared.redis_keys import RedisKeys
 
-KEEP_LONGER = timedelta(days=1)  # a message may be late by as long as its workers were down
+KEEP_LONGER = timedelta(hours=1)  # a message may be late, by a worker's restart; later ones only do needless work
 
 
 class Tombstones:
@@ -28,7 +28,7 @@ class Tombstones:
         self._keys = keys
 
     def set(self, tasks: Sequence[tuple[str, timedelta]]) -> None:
-        """One for each task id, kept for as long as the task could still be due and a day more.
+        """One for each task id, kept for as long as the task could still be due and an hour more.
 
         Raises BrokerUnavailable.
         """

@@ -42,7 +42,8 @@ class FileDigestStore:
         for name in listed:
             self._disk.remove(f"outbox/{name}")  # claimed now, by this window or another
         mine = [name for name in listed if self._disk.pointed(_claim_path(name)) == window]
-        return self._exams.read([_pk_of(name) for name in mine])
+        histories = (self._exams.read_if_whole(_pk_of(name)) for name in mine)
+        return [history for history in histories if history is not None]
 
     def recipients_served(self, window: str, recipients: Sequence[str]) -> set[str]:
         return {who for who in recipients if self._disk.exists(_note_path(window, who))}

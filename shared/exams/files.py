@@ -80,6 +80,14 @@ class FileExamStore:
     def read(self, pks: Sequence[str]) -> list[History]:
         return [self._history(pk) for pk in pks]
 
+    def read_if_whole(self, pk: str) -> History | None:
+        """None, and an error in the log, for a record that is damaged: it must not hold all others up."""
+        try:
+            return self._history(pk)
+        except StoreDamaged as error:
+            _log.error("record_damaged", why=str(error))
+            return None
+
     def make_durable(self, histories: Sequence[History], now: datetime) -> None:
         young = now - SETTLED_AFTER
         recent = (h.pk for h in histories if any(event.recorded_at > young for event in h.events))
@@ -87,20 +95,18 @@ class FileExamStore:
 
     def scan(self, scan: Scan) -> Iterator[History]:
         for pk in self._pks(scan):
-            history = self._history(pk)
-            if history.events:
+            history = self.read_if_whole(pk)
+            if history is not None and history.events:
                 yield history
 
     def sweep(self, until: datetime, limit: int) -> tuple[list[History], int]:
         overdue: list[History] = []
         looked_at = 0
         for deadline_ms, pk in self._due_markers(until, limit):
-            looked_at += 1
-            try:
-                history = self._history(pk)
-            except StoreDamaged as error:
-                _log.error("record_damaged", why=str(error))  # the others must end all the same
+            history = self.read_if_whole(pk)
+            if history is None:
                 continue
+            looked_at += 1
             exam = history.fold()
             if exam is None:
                 self._void(pk, history, deadline_ms, until)

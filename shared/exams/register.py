@@ -11,13 +11,14 @@ from typing import Protocol
 import msgspec
 
 from shared.clock import Clock
-from shared.errors import ExamConflict, ExamNotFound, InvigilError, StoreUnavailable
+from shared.errors import ExamConflict, ExamNotFound, InvigilError, StoreDamaged, StoreUnavailable
 from shared.exams.model import Ended, Event, Exam, History, Started, Status, absence
 from shared.exams.pk import new_pk
 from shared.exams.store import ExamStore, Scan
 
 RECORDS_READ = 2_000  # per list call; a call that reads more would hold its thread for over 100 ms
 SWEEP_BATCH = 500  # markers looked at per sweep; at about 1 ms each it stays well below its time limit
+SETTLED_TOGETHER = 50  # a sweep that runs out of time on a slow disk has settled at least some
 _WORTH_WAITING = timedelta(seconds=2)  # clocks of hosts that are ready differ by less
 
 
@@ -83,7 +84,15 @@ class ExamRegister:
         return [exam if is_ours else given_up for exam, is_ours in zip(exams, won, strict=True)]
 
     def record_results(self, results: Sequence[Result]) -> list[Exam | InvigilError]:
-        """The final exam for each result that stands; ExamNotFound, or ExamConflict with the exam as it is."""
+        """The exam for each result that stands; else ExamNotFound, StoreDamaged or, with the exam, ExamConflict."""
+        try:
+            return self._record(results)
+        except StoreDamaged as error:
+            if len(results) == 1:
+                return [error]
+            return [answer for result in results for answer in self.record_results([result])]
+
+    def _record(self, results: Sequence[Result]) -> list[Exam | InvigilError]:
         answers: dict[int, Exam | InvigilError] = {}
         while open_ := [index for index in range(len(results)) if index not in answers]:
             now = self._clock.now()
@@ -152,7 +161,8 @@ class ExamRegister:
         now = self._clock.now()
         self._store.finish_stale_writes(now)
         overdue, looked_at = self._store.sweep(now - self._margin, SWEEP_BATCH)
-        self._settled(overdue, now)
+        for begin in range(0, len(overdue), SETTLED_TOGETHER):
+            self._settled(overdue[begin : begin + SETTLED_TOGETHER], now)
         return looked_at == SWEEP_BATCH
 
     def _verdict(self, result: Result, history: History, now: datetime) -> Exam | InvigilError | Ended:

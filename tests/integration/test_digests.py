@@ -3,6 +3,7 @@
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from email.headerregistry import Address
 from itertools import count
 from pathlib import Path
@@ -11,6 +12,8 @@ from threading import Barrier
 import pytest
 
 from shared.errors import InvalidInput, MailError
+from shared.exams.files import event_path
+from tests.support.clock import ManualClock
 from tests.support.digester import DEAN, OFFICE, check_each_once, digests, exam_process, pks_by_mail, send
 from tests.support.disk import ProcessEnded
 from tests.support.exam_files import files_below
@@ -138,6 +141,29 @@ def test_a_refused_recipient_costs_the_others_nothing(tmp_path: Path, smtp: Smtp
     assert len(smtp.deliveries) == 3
     assert {delivery.content for delivery in smtp.deliveries} == {smtp.deliveries[0].content}
     check_each_once(smtp, pks, OFFICE)
+
+
+def test_a_refused_recipient_is_tried_once_a_run_and_given_up_after_days(tmp_path: Path, smtp: SmtpServer) -> None:
+    """However many windows wait for it; then the oldest is closed and the others go on."""
+    clock = ManualClock(datetime(2026, 11, 20, 12, 10, tzinfo=UTC))
+    smtp.refuse(OFFICE.addr_spec, "550 no such user")
+    worker = digests(tmp_path, smtp.url, [DEAN, OFFICE], clock=clock)
+    for window in (FIRST, SECOND, THIRD):
+        with pytest.raises(MailError, match=f"{FIRST}: .*550"):
+            worker.send(window)
+    assert (smtp.commands.count("RCPT"), len(smtp.deliveries)) == (3 + 3, 3)
+    clock.set(datetime(2026, 11, 23, 12, 5, tzinfo=UTC))
+    with pytest.raises(MailError, match="550"):
+        worker.send(THIRD)
+    assert unsent(tmp_path) == [SECOND, THIRD]
+
+
+def test_an_outcome_without_its_record_is_left_out(tmp_path: Path, smtp: SmtpServer) -> None:
+    """As after a backup taken while the exam ended: the digest tells of the others."""
+    lost, kept = outcomes(tmp_path, 2)
+    (tmp_path / event_path(lost, 2)).unlink()
+    digests(tmp_path, smtp.url).send(FIRST)
+    assert (pks_by_mail(smtp), unsent(tmp_path)) == ({FIRST: [kept]}, [])
 
 
 @pytest.mark.parametrize(("number", "sizes"), [(2, [2]), (3, [3]), (4, [3, 1]), (6, [3, 3]), (7, [3, 3, 1])])

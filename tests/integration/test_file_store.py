@@ -392,11 +392,17 @@ def test_a_list_that_finds_little_gives_short_pages(process: ExamProcess, tmp_pa
 
 
 def test_a_damaged_record_holds_no_other_exam_up(process: ExamProcess, tmp_path: Path, clock: ManualClock) -> None:
-    """The sweep passes over a record that cannot be understood; reading it is 503 and names the file."""
-    damaged, whole = started(process.register, a_start(None, 60), a_start(None, 60))
+    """Sweep, list, digest and results pass over a record that cannot be understood; reading it is refused by name."""
+    damaged, silent, passed = started(process.register, *[a_start(None, 60)] * 3)
     (tmp_path / event_path(damaged.pk, 1)).write_bytes(b"not an event")
+    answers = process.register.record_results([a_result(exam.pk, clock.now()) for exam in (damaged, passed)])
+    assert isinstance(answers[0], StoreDamaged)
+    assert isinstance(answers[1], Exam)
     clock.move(seconds=61)
     process.register.sweep()
-    assert (tmp_path / event_path(whole.pk, 2)).exists()
+    assert (tmp_path / event_path(silent.pk, 2)).exists()
+    listed_pks = {exam.pk for exam in process.register.page(ListQuery()).exams}
+    assert listed_pks == {silent.pk, passed.pk}
+    assert {history.pk for history in process.digests.collect("w", 10)} == {silent.pk, passed.pk}
     with pytest.raises(StoreDamaged, match=re.escape(event_path(damaged.pk, 1))):
         process.register.read(damaged.pk)

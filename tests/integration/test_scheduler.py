@@ -1,6 +1,7 @@
 """The scheduler: APScheduler, our table and a real Redis."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from dramatiq import Message
 
-from scheduler.__main__ import build, send
+from scheduler.__main__ import build, send, watch
 from scheduler.schedules import schedules
 from shared.redis_keys import RedisKeys
 from shared.services import Services, for_callers
@@ -116,3 +117,18 @@ def test_a_scheduler_names_the_setting_that_stops_it(tmp_path: Path, change: dic
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith(f"scheduler: {named}")
     assert "secret" not in ended.stderr
+
+
+def test_a_scheduler_that_stands_still_ends() -> None:
+    """Nothing has run for as long as is allowed: whatever started it starts it again."""
+    stopping, beaten = threading.Event(), threading.Event()
+    beaten.set()
+    assert not watch(stopping, beaten, 0.001)
+
+
+def test_a_scheduler_that_runs_ends_when_told() -> None:
+    """Its beats keep it going."""
+    stopping, beaten = threading.Event(), threading.Event()
+    beaten.set()
+    stopping.set()
+    assert watch(stopping, beaten, 0.001)

@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import pytest
 
-from shared.errors import MailError, RecipientRefused
+from shared.errors import MailError, MailRefused, RecipientRefused
 from tests.support.certificates import CertificateAuthority
 from tests.support.exams import ended_exam
 from tests.support.smtp_server import HOST, Fault, Login, SmtpServer
@@ -86,7 +86,7 @@ def test_a_mail_refused_for_good_is_told_apart_from_a_server_that_failed(
 ) -> None:
     """552, too large: other mails go on, so it must not look as if the server were down."""
     smtp.fail(command, "552 too large")
-    with pytest.raises(RecipientRefused, match="552"):
+    with pytest.raises(MailRefused, match="552"):
         mailer(smtp.url).send(mail, DEAN)
     mailer(smtp.url).send(mail, DEAN)
     assert len(smtp.deliveries) == 1

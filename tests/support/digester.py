@@ -37,13 +37,14 @@ def digests(
     recipients: Sequence[Address] = (DEAN,),
     largest: int = LARGEST,
     watch: Watch | None = None,
+    clock: ManualClock | None = None,
 ) -> Digests:
     """One worker's; `watch` is told of each system call on the store once it is open."""
     disk = WatchedDisk(folder)
     store = open_process(disk, ManualClock()).digests
     disk.watch = watch
     mailer = SmtpMailer(url, _NO_AUTHORITIES, timeout_s=ANSWER_WITHIN_S)
-    return Digests(store, mailer, SENDER, recipients, "invigil", largest)
+    return Digests(store, mailer, clock or ManualClock(), SENDER, recipients, "invigil", largest)
 
 
 def send(folder: Path, url: SplitResult, window: str) -> None:

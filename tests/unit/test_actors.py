@@ -22,6 +22,7 @@ from shared.tasks.sender import TaskSender
 from tests.support.clock import ManualClock
 from tests.support.disk import WatchedDisk
 from tests.support.exam_files import AlarmLog, a_result, a_start, open_process, started
+from tests.support.waiting import eventually
 from worker.actors import BODIES, declare_actors
 from worker.actors.exams import mark_absent, sweep
 
@@ -181,21 +182,23 @@ def test_the_task_of_an_exam_that_never_started_does_nothing(
 # sweep
 
 
-def test_a_sweep_sends_itself_again_while_work_is_left(sender: TaskSender, broker: StubBroker) -> None:
+def test_a_sweep_sends_itself_again_while_work_is_left(
+    sender: TaskSender, broker: StubBroker, clock: ManualClock
+) -> None:
     """At once and only then, so that a backlog ends in minutes and an idle system stays idle."""
     register = ScriptedRegister(True, False)
-    body = sweep(register, sender)
+    body = sweep(register, sender, clock)
     body()
     assert [(message.actor_name, message.args) for message in sent(broker)] == [(SWEEP.name, ())]
     body()
     assert len(sent(broker)) == 1
 
 
-def test_a_sweep_runs_one_at_a_time(sender: TaskSender, broker: StubBroker) -> None:
+def test_a_sweep_runs_one_at_a_time(sender: TaskSender, broker: StubBroker, clock: ManualClock) -> None:
     """A second one beside it returns at once and leaves the work to the first."""
     register = ScriptedRegister(False, False)
     register.may_end.clear()
-    body = sweep(register, sender)
+    body = sweep(register, sender, clock)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(body)
         assert register.has_begun.wait(WITHIN_S)
@@ -207,14 +210,30 @@ def test_a_sweep_runs_one_at_a_time(sender: TaskSender, broker: StubBroker) -> N
     assert register.sweeps == 2
 
 
-def test_a_sweep_that_fails_does_not_stop_the_next(sender: TaskSender, broker: StubBroker) -> None:
+def test_a_sweep_that_fails_does_not_stop_the_next(sender: TaskSender, broker: StubBroker, clock: ManualClock) -> None:
     """The store was out of reach once."""
     register = ScriptedRegister(StoreUnavailable("no"), False)
-    body = sweep(register, sender)
+    body = sweep(register, sender, clock)
     with pytest.raises(StoreUnavailable):
         body()
     body()
     assert (register.sweeps, sent(broker)) == (2, [])
+
+
+def test_a_sweep_that_never_came_back_does_not_stop_later_ones(sender: TaskSender, clock: ManualClock) -> None:
+    """As when its time limit ended it between two lines: after that limit the next one runs."""
+    register = ScriptedRegister(False, False)
+    register.may_end.clear()
+    body = sweep(register, sender, clock)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(body)
+        assert register.has_begun.wait(WITHIN_S)
+        clock.move(seconds=SWEEP.time_limit.total_seconds())
+        second = pool.submit(body)
+        eventually(lambda: register.sweeps == 2, WITHIN_S, "the second sweep")
+        register.may_end.set()
+        first.result(WITHIN_S)
+        second.result(WITHIN_S)
 
 
 def _register(folder: Path, clock: ManualClock, margin: timedelta) -> ExamRegister:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from api.batches import BATCH, WAITING, Batches
-from shared.errors import StoreUnavailable
+from shared.errors import StoreUnavailable, Unavailable
 
 UNLUCKY, FATAL = -13, -1
 WITHIN_S = 20
@@ -151,7 +151,7 @@ def test_too_many_waiting_are_turned_away() -> None:
     async def scenario(batches: Batches[int, int], work: Doubling) -> None:
         first = await begin(batches, work, 0)
         others = await queue(batches, range(1, WAITING + 1))
-        with pytest.raises(StoreUnavailable, match="too many requests"):
+        with pytest.raises(Unavailable, match="too many requests"):
             await batches.do(WAITING + 1)
         work.go.set()
         assert sum(await asyncio.gather(first, *others)) == sum(2 * number for number in range(WAITING + 1))

@@ -43,14 +43,14 @@ def _mark_absent(services: Services) -> Body:
 
 
 def _sweep(services: Services) -> Body:
-    return exams.sweep(services.register, services.sender)
+    return exams.sweep(services.register, services.sender, services.clock)
 
 
 def _send_digest(services: Services) -> Body:
     settings = services.settings
     mailer = open_mailer(need(settings.mail_url, "MAIL_URL"))
     sender, recipients = need(settings.mail_from, "MAIL_FROM"), need(settings.mail_to, "MAIL_TO")
-    return mail.send_digest(Digests(services.digests, mailer, sender, recipients, settings.namespace))
+    return mail.send_digest(Digests(services.digests, mailer, services.clock, sender, recipients, settings.namespace))
 
 
 def _print_message(services: Services) -> Body:

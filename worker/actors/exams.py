@@ -1,12 +1,11 @@
 """Bodies of the tasks that end exams."""
 
-import threading
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
-from shared.clock import Clock
+from shared.clock import Clock, rfc3339
 from shared.errors import ExamNotFound
 from shared.exams.register import ExamRegister
 from shared.tasks.catalog import MARK_ABSENT, SWEEP
@@ -33,17 +32,22 @@ def mark_absent(
     return body
 
 
-def sweep(register: ExamRegister, sender: TaskSender) -> Callable[[], None]:
+def sweep(register: ExamRegister, sender: TaskSender, clock: Clock) -> Callable[[], None]:
     """Settles overdue exams and finishes what crashes left, a batch a run, one run at a time."""
-    running = threading.Lock()
+    began_at: datetime | None = None
 
     def body() -> None:
-        if not running.acquire(blocking=False):
+        nonlocal began_at
+        now = clock.now()
+        # A run that has been ended by its time limit may not have come to say so. Two at once do no harm.
+        if began_at is not None and now - began_at < SWEEP.time_limit:
+            _log.info("sweep_skipped", running_since=rfc3339(began_at))
             return
+        began_at = now
         try:
             is_more_left = register.sweep()
         finally:
-            running.release()
+            began_at = None
         if is_more_left:
             sender.send(SWEEP)
 

@@ -1,13 +1,11 @@
 """The body of the task that prints a message."""
 
-import unicodedata
 from collections.abc import Callable
 from datetime import timedelta
 from typing import BinaryIO
 
 from shared.clock import Clock
-
-_ESCAPED = {"Cc", "Cs", "Zl", "Zp"}  # what could end the line or steer a terminal
+from shared.one_line import breaks_a_line
 
 
 def print_message(console: BinaryIO, clock: Clock, delay: timedelta) -> Callable[[str], None]:
@@ -24,6 +22,5 @@ def print_message(console: BinaryIO, clock: Clock, delay: timedelta) -> Callable
 def escape(message: str) -> str:
     """The message with control characters and line breaks as Python escapes, all else as it is."""
     return "".join(
-        character.encode("unicode_escape").decode() if unicodedata.category(character) in _ESCAPED else character
-        for character in message
+        character.encode("unicode_escape").decode() if breaks_a_line(character) else character for character in message
     )
