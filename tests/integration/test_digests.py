@@ -151,7 +151,7 @@ def test_a_refused_recipient_is_tried_once_a_run_and_given_up_after_days(tmp_pat
     for window in (FIRST, SECOND, THIRD):
         with pytest.raises(MailError, match=f"{FIRST}: .*550"):
             worker.send(window)
-    assert (smtp.commands.count("RCPT"), len(smtp.deliveries)) == (3 + 3, 3)
+    assert (smtp.commands.count("MAIL"), len(smtp.deliveries)) == (3 + 3, 3)
     clock.set(datetime(2026, 11, 23, 12, 5, tzinfo=UTC))
     with pytest.raises(MailError, match="550"):
         worker.send(THIRD)
