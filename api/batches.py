@@ -26,15 +26,18 @@ class Batches(Generic[Item, Answer]):
         self._work = work
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
-        self._is_running = False
+        self._is_running = False  # a batch is under way, or about to begin
 
     async def do(self, item: Item) -> Answer:
         """The item's own answer. Raises its exception, the batch's, or Unavailable when too much is waiting."""
         if len(self._waiting) >= WAITING:
             raise Unavailable("too many requests are waiting")
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer] = loop.create_future()
         self._waiting.append((item, future))
-        self._go_on()
+        if not self._is_running:
+            self._is_running = True
+            loop.call_soon(self._go_on)  # together with what else has just come in
         return await future
 
     def close(self) -> None:
@@ -42,10 +45,7 @@ class Batches(Generic[Item, Answer]):
         self._thread.shutdown(wait=True)
 
     def _go_on(self) -> None:
-        if self._is_running or not self._waiting:
-            return
         batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-        self._is_running = True
         loop = asyncio.get_running_loop()
         running = loop.run_in_executor(self._thread, self._work, [item for item, _ in batch])
         running.add_done_callback(lambda done: self._answer(batch, done))
@@ -55,7 +55,6 @@ class Batches(Generic[Item, Answer]):
         batch: Sequence[tuple[Item, asyncio.Future[Answer]]],
         done: "asyncio.Future[Sequence[Answer | Exception]]",
     ) -> None:
-        self._is_running = False
         error = done.exception()
         answers = [error] * len(batch) if error else done.result()
         for (_, future), answer in zip(batch, answers, strict=True):
@@ -65,4 +64,6 @@ class Batches(Generic[Item, Answer]):
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
-        self._go_on()
+        self._is_running = bool(self._waiting)
+        if self._is_running:
+            self._go_on()

@@ -45,7 +45,7 @@ bind = _settings.bind
 # Each process listens on a socket of its own, and the kernel spreads connections over them. On one shared socket the
 # process that happens to be awake takes nearly all that come close together: of 16 opened at once often all.
 reuse_port = True
-worker_class = "uvicorn_worker.UvicornWorker"
+worker_class = "api.server.ApiWorker"
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))  # gunicorn's own variable
 keepalive = 15
 timeout = 30

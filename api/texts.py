@@ -9,6 +9,6 @@ def text_error(text: str, limit: int) -> str | None:
     """What is wrong with a one-line text of 1 to `limit` characters, or None."""
     if not 1 <= len(text) <= limit:
         return f"must have 1 to {limit} characters"
-    if any(map(breaks_a_line, text)):
+    if not text.isprintable() and any(map(breaks_a_line, text)):
         return "must be one line without control characters"
     return None

@@ -6,6 +6,7 @@ Code that decides takes the instant as an argument; only the outermost call asks
 
 import time
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Protocol
 
 MILLISECOND = timedelta(milliseconds=1)
@@ -40,6 +41,7 @@ def from_ms(milliseconds: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=milliseconds)
 
 
+@lru_cache(maxsize=1024)  # a batch of exams shares its instants
 def rfc3339(instant: datetime) -> str:
     """`2026-11-20T10:45:00.000Z`: always `Z`, always three decimals."""
     return instant.isoformat(timespec="milliseconds")[:-6] + "Z"

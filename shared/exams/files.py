@@ -138,7 +138,8 @@ class FileExamStore:
     # writing
 
     def _write_temps(self, events: Sequence[tuple[str, int, Event]]) -> list[str]:
-        files = [(f"tmp/{pk}.{n}.{_nonce()}", encode(event)) for pk, n, event in events]
+        nonce = os.urandom(6).hex()
+        files = [(f"tmp/{pk}.{n}.{nonce}{index:04x}", encode(event)) for index, (pk, n, event) in enumerate(events)]
         self._disk.write_new(*files)
         return [path for path, _ in files]
 
