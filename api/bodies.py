@@ -25,6 +25,10 @@ _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
 
 
+class HTTPRequestTimeout(falcon.HTTPError):
+    """The one error of HTTP that is needed here and that Falcon has no class for."""
+
+
 class WholeRequests(App[Request, Response]):
     """Falcon takes a body that breaks off for a whole one; here it is a 400 that nobody reads, and nothing is done."""
 
@@ -61,7 +65,7 @@ class JsonBody(Generic[T]):
             async with asyncio.timeout(ARRIVE_WITHIN_S):
                 raw = await _read(req)
         except TimeoutError as error:
-            raise falcon.HTTPError(408, description=f"the body did not arrive within {ARRIVE_WITHIN_S} s") from error
+            raise HTTPRequestTimeout(408, description=f"the body did not arrive within {ARRIVE_WITHIN_S} s") from error
         if not raw:
             if empty is not None:
                 return empty()

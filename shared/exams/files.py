@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
+from itertools import count
 
 import structlog
 
@@ -45,6 +46,8 @@ class FileExamStore:
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
+        self._writer = int.from_bytes(os.urandom(4), "big")
+        self._writes = count()
 
     def prepare(self) -> None:
         """Makes the folders. Raises StoreUnavailable on a file system that cannot keep the promises."""
@@ -131,17 +134,22 @@ class FileExamStore:
             self._disk.remove(f"tmp/{name}")
 
     def check_writable(self) -> None:
-        probe = f"tmp/probe.{_nonce()}"
+        probe = f"tmp/probe.{self._nonce()}"
         self._disk.write_new((probe, b"x" * 4096))  # a full disk may still take an empty file
         self._disk.remove(probe)
 
     # writing
 
     def _write_temps(self, events: Sequence[tuple[str, int, Event]]) -> list[str]:
-        nonce = os.urandom(6).hex()
-        files = [(f"tmp/{pk}.{n}.{nonce}{index:04x}", encode(event)) for index, (pk, n, event) in enumerate(events)]
+        files = [(f"tmp/{pk}.{n}.{self._nonce()}", encode(event)) for pk, n, event in events]
         self._disk.write_new(*files)
         return [path for path, _ in files]
+
+    def _nonce(self) -> str:
+        """16 hexadecimal digits that no other writer uses, a fork of this process included. Chance for each would be
+        a system call more.
+        """
+        return f"{self._writer ^ os.getpid():08x}{next(self._writes) & 0xFFFFFFFF:08x}"
 
     def _link_events(self, temps: Sequence[str], numbers: Sequence[tuple[str, int]]) -> list[bool]:
         return [self._link(temp, event_path(pk, n)) for temp, (pk, n) in zip(temps, numbers, strict=True)]
@@ -277,7 +285,7 @@ class FileExamStore:
 
     def _prove_file_system(self) -> None:
         """Tries what the store rests on: exclusive link, rename, symbolic link, fsync of a folder, one file system."""
-        nonce = _nonce()
+        nonce = self._nonce()
         first, second, third = (f"tmp/probe.{nonce}.{n}" for n in "abc")
         disk = self._disk
         devices = {os.stat(f"{disk.root}/{name}").st_dev for name in ("tmp", "exams", "open", "outbox", "candidates")}
@@ -335,10 +343,6 @@ def _candidate_index(candidate: str) -> str:
 
 def _folder_of(path: str) -> str:
     return path[: path.rindex("/")]
-
-
-def _nonce() -> str:
-    return os.urandom(8).hex()
 
 
 def _descending(pks: Iterator[str] | Sequence[str], low: str, high: str) -> list[str]:
