@@ -54,7 +54,8 @@ class WholeRequests(App[Request, Response]):
 class JsonBody(Generic[T]):
     """Reads a body as the msgspec Struct `of`. Each field's `description` completes "must be"."""
 
-    def __init__(self, of: type[T]) -> None:
+    def __init__(self, of: type[T], arrive_within_s: float = ARRIVE_WITHIN_S) -> None:
+        self._arrive_within_s = arrive_within_s
         self._decoder = msgspec.json.Decoder(of)
         properties = msgspec.json.schema(of)["$defs"][of.__name__]["properties"]
         self._allowed = {name: schema["description"] for name, schema in properties.items()}
@@ -62,10 +63,12 @@ class JsonBody(Generic[T]):
     async def read(self, req: Request, empty: Callable[[], T] | None = None) -> T:
         """Raises InvalidInput, or Falcon's 400, 413 or 415. No body is `empty()`, where that is given."""
         try:
-            async with asyncio.timeout(ARRIVE_WITHIN_S):
+            async with asyncio.timeout(self._arrive_within_s):
                 raw = await _read(req)
         except TimeoutError as error:
-            raise HTTPRequestTimeout(408, description=f"the body did not arrive within {ARRIVE_WITHIN_S} s") from error
+            raise HTTPRequestTimeout(
+                408, description=f"the body did not arrive within {self._arrive_within_s} s"
+            ) from error
         if not raw:
             if empty is not None:
                 return empty()
