@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 
+import structlog
 from gunicorn.glogging import Logger
 
 from api.address import check_free
@@ -21,6 +22,7 @@ except SettingsError as error:
     sys.exit(f"api: {error}")
 
 configure_logs(_settings.log_format, "api")
+_log = structlog.get_logger(__name__)
 
 
 class RootLogger(Logger):  # type: ignore[misc]  # gunicorn publishes no types
@@ -40,6 +42,10 @@ def on_starting(_server: object) -> None:
         check_free(_settings.bind)
     except SettingsError as error:
         sys.exit(f"api: {error}")
+
+
+def when_ready(_server: object) -> None:
+    _log.info("api_started", bind=_settings.bind)  # gunicorn's own line cannot tell where its processes will listen
 
 
 def post_worker_init(_worker: object) -> None:
