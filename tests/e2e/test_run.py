@@ -106,7 +106,7 @@ def test_every_outcome_is_in_one_digest(system: RunningSystem) -> None:
     assert len({mail["Message-ID"] for mail in system.mails()}) == len(system.mails())
 
 
-@pytest.mark.parametrize("part", ["gunicorn", "redis-server", "worker", "scheduler"])
+@pytest.mark.parametrize("part", ["gunicorn", "redis", "worker", "scheduler"])
 def test_kill_9_of_a_part_loses_nothing(system: RunningSystem, part: str) -> None:
     """Exams running while a part is killed all end in time: those with a result as it says, the others absent."""
     exams = [system.start_exam(duration_s=4) for _ in range(10)]
@@ -135,7 +135,7 @@ def test_exams_end_when_redis_is_emptied(system: RunningSystem) -> None:
 def test_redis_hanging_delays_no_start_and_no_result(system: RunningSystem) -> None:
     """While Redis takes connections and answers nothing, 16 clients at once are each served within a second; a
     message is refused with 503 and Retry-After; afterwards all goes on."""
-    system.signal("redis-server", signal.SIGSTOP)
+    system.signal("redis", signal.SIGSTOP)
     try:
         with ThreadPoolExecutor(16) as pool:
             started = list(pool.map(lambda _: system.call("POST", "/v1/exams", {"duration_s": 60}), range(64)))
@@ -143,7 +143,7 @@ def test_redis_hanging_delays_no_start_and_no_result(system: RunningSystem) -> N
             passed = list(pool.map(lambda pk: system.call("PUT", f"/v1/exams/{pk}/result", {"status": "pass"}), pks))
         refused = system.call("POST", "/v1/messages", {"message": "not now"})
     finally:
-        system.signal("redis-server", signal.SIGCONT)
+        system.signal("redis", signal.SIGCONT)
     assert {answer.status for answer in started} == {201}
     assert {answer.status for answer in passed} == {200}
     assert max(answer.took_s for answer in started + passed) < 1.0

@@ -85,8 +85,10 @@ class RunningSystem:
         return (self.var / "stderr").read_text()
 
     def pids(self, part: str = "") -> list[int]:
-        """The processes of this system whose command line has `part` as a word or a program's name."""
-        mark, address = f"INVIGIL_VAR={self.var}".encode(), f"unixsocket:{self.var}".encode()
+        """The processes of this system whose command line has `part` as a word or a program's name; "redis" is the private
+        Redis, whatever its program.
+        """
+        mark, address = f"INVIGIL_VAR={self.var}".encode(), f"{self.var}/redis.sock".encode()
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
@@ -95,7 +97,11 @@ class RunningSystem:
                 is_ours = mark in (folder / "environ").read_bytes().split(b"\0") or address in command
             except (FileNotFoundError, ProcessLookupError, PermissionError):
                 continue
-            names = {word.rpartition("/")[2] for word in re.split("[\0 ]", command.decode(errors="replace"))}
+            names = (
+                {"redis"}
+                if address in command
+                else {word.rpartition("/")[2] for word in re.split("[\0 ]", command.decode(errors="replace"))}
+            )
             if is_ours and int(folder.name) != self._launcher.pid and (not part or part in names):
                 found.append(int(folder.name))
         return sorted(found)
