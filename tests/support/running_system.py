@@ -97,11 +97,7 @@ class RunningSystem:
                 is_ours = mark in (folder / "environ").read_bytes().split(b"\0") or address in command
             except (FileNotFoundError, ProcessLookupError, PermissionError):
                 continue
-            names = (
-                {"redis"}
-                if address in command
-                else {word.rpartition("/")[2] for word in re.split("[\0 ]", command.decode(errors="replace"))}
-            )
+            names = {"redis"} if address in command else {word.rpartition("/")[2] for word in words}
             if is_ours and int(folder.name) != self._launcher.pid and (not part or part in names):
                 found.append(int(folder.name))
         return sorted(found)
