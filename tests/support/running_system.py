@@ -1,7 +1,6 @@
 """The whole system as `make run` starts it, on a free port and in a folder of its own, with short times."""
 
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -85,8 +84,8 @@ class RunningSystem:
         return (self.var / "stderr").read_text()
 
     def pids(self, part: str = "") -> list[int]:
-        """The processes of this system whose command line has `part` as a word or a program's name; "redis" is the private
-        Redis, whatever its program.
+        """The processes of this system whose command line has `part` as a word or a program's name; "redis" is the
+        private Redis, whatever its program.
         """
         mark, address = f"INVIGIL_VAR={self.var}".encode(), f"{self.var}/redis.sock".encode()
         found = []
@@ -97,6 +96,7 @@ class RunningSystem:
                 is_ours = mark in (folder / "environ").read_bytes().split(b"\0") or address in command
             except (FileNotFoundError, ProcessLookupError, PermissionError):
                 continue
+            words = command.decode(errors="replace").split("\0")
             names = {"redis"} if address in command else {word.rpartition("/")[2] for word in words}
             if is_ours and int(folder.name) != self._launcher.pid and (not part or part in names):
                 found.append(int(folder.name))
