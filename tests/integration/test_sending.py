@@ -19,7 +19,8 @@ def open_sender(server: PrivateRedis) -> TaskSender:
 def waiting(server: PrivateRedis, queue: str) -> list[Message[None]]:
     """The messages in a queue, first in first out."""
     ids = server.client().lrange(f"test:dramatiq:{queue}", 0, -1)
-    return [Message.decode(raw) for raw in server.client().hmget(f"test:dramatiq:{queue}.msgs", ids)] if ids else []
+    stored = server.client().hgetall(f"test:dramatiq:{queue}.msgs")
+    return [Message.decode(raw) for task_id in ids if isinstance(raw := stored[task_id], bytes)]
 
 
 def test_tasks_sent_together_arrive_as_if_sent_one_by_one(redis_server: PrivateRedis) -> None:

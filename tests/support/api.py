@@ -93,7 +93,7 @@ class Api:
     def queued(self, queue: str) -> list[Message[Any]]:
         """The messages that Redis holds for this queue; `exams.DQ` has the delayed ones of `exams`."""
         raw = self.services.redis.hvals(f"{self.services.settings.namespace}:dramatiq:{queue}.msgs")
-        return [Message.decode(bytes(each)) for each in raw]  # type: ignore[union-attr]
+        return [Message.decode(each) for each in raw if isinstance(each, bytes)]
 
     def state(self) -> tuple[dict[str, bytes], dict[bytes, bytes]]:
         """Every file of the store and every key in Redis, with what it holds."""

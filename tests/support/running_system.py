@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 class RunningSystem:
     """Started and answering when made. Its data are gone when it is closed, unless `var` says where to leave them."""
 
-    def __init__(self, var: Path | None = None, **settings: str) -> None:
+    def __init__(self, var: Path | None = None, /, **settings: str) -> None:
         self._folder = None if var else tempfile.TemporaryDirectory(prefix="invigil-run-")
         self.var = var or Path(self._folder.name if self._folder else "")
         self.bind = f"127.0.0.1:{free_port()}"

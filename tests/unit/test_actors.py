@@ -5,12 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from threading import Event
+from typing import cast
 
 import pytest
 from dramatiq import Message
 from dramatiq.brokers.stub import StubBroker
 
 from shared.broker.breaker import Breaker
+from shared.broker.connection import BatchingBroker
 from shared.errors import SettingsError, StoreUnavailable
 from shared.exams.model import Status
 from shared.exams.pk import new_pk
@@ -38,7 +40,7 @@ def broker() -> Iterator[StubBroker]:
 
 @pytest.fixture
 def sender(broker: StubBroker) -> TaskSender:
-    return TaskSender(broker, Breaker())
+    return TaskSender(cast(BatchingBroker, broker), Breaker())  # one message at a time, they are alike
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def test_an_item_s_error_is_its_own() -> None:
         first = await begin(batches, work, 1)
         before, unlucky, after = await queue(batches, [12, UNLUCKY, 14])
         work.go.set()
-        assert await asyncio.gather(first, before, after) == [2, 24, 28]
+        assert list(await asyncio.gather(first, before, after)) == [2, 24, 28]
         with pytest.raises(ValueError, match="unlucky"):
             await unlucky
 

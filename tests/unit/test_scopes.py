@@ -24,7 +24,9 @@ def routes(app: "App[Request, Response]") -> dict[str, tuple[object, set[str]]]:
     """Of each path its resource and the methods that it has a responder for."""
     found: dict[str, tuple[object, set[str]]] = {}
     for route in falcon.inspect.inspect_routes(app):
-        resource, *_ = app._router.find(route.path.replace("{pk}", "x"))
+        match = app._router.find(route.path.replace("{pk}", "x"))
+        assert match is not None
+        resource, *_ = match
         methods = {method.method for method in route.methods if not method.internal}
         found[route.path] = (resource, methods)
     return found

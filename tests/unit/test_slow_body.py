@@ -16,7 +16,8 @@ def test_a_body_that_does_not_arrive_is_given_up() -> None:
     """With 408, so that no request is held open for ever."""
 
     async def receive() -> Mapping[str, Any]:
-        return await asyncio.get_running_loop().create_future()  # nothing ever comes
+        nothing: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
+        return await nothing
 
     async def read() -> None:
         scope = testing.create_scope(method="POST", headers={"Content-Length": "10"})
