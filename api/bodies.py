@@ -59,6 +59,7 @@ class JsonBody(Generic[T]):
         self._decoder = msgspec.json.Decoder(of)
         properties = msgspec.json.schema(of)["$defs"][of.__name__]["properties"]
         self._allowed = {name: schema["description"] for name, schema in properties.items()}
+        self._quoted = [f'"{name}"'.encode() for name in self._allowed]
 
     async def read(self, req: Request, empty: Callable[[], T] | None = None) -> T:
         """Raises InvalidInput, or Falcon's 400, 413 or 415. No body is `empty()`, where that is given."""
@@ -84,8 +85,8 @@ class JsonBody(Generic[T]):
             raise falcon.HTTPBadRequest(description=f"the body is not JSON in UTF-8: {error}") from error
         except RecursionError as error:
             raise falcon.HTTPBadRequest(description="the body is nested too deeply") from error
-        # It fits the Struct, so it is small and flat: reading it once more costs microseconds.
-        _repetitions.decode(raw.decode())
+        if b"\\" in raw or any(raw.count(name) > 1 for name in self._quoted):
+            _repetitions.decode(raw.decode())  # a field may stand there twice; msgspec takes the last
         return body
 
     def _field_error(self, message: str) -> FieldError:

@@ -5,9 +5,11 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import redis
-from dramatiq import Message, Middleware
+from dramatiq import Encoder, Message, Middleware, set_encoder
 from dramatiq.brokers.redis import RedisBroker
+from dramatiq.encoder import MessageData
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -47,6 +49,17 @@ def patient_client(url: str) -> "redis.Redis":
     return redis.Redis.from_url(url, **options)
 
 
+class MessageEncoder(Encoder):
+    """Messages as JSON, as Dramatiq writes them, in a tenth of the time."""
+
+    def encode(self, data: MessageData) -> bytes:
+        return msgspec.json.encode(data)
+
+    def decode(self, data: bytes) -> MessageData:
+        message: MessageData = msgspec.json.decode(data)
+        return message
+
+
 class BatchingBroker(RedisBroker):
     """Dramatiq's Redis broker, which can also enqueue several messages in one round trip instead of one each."""
 
@@ -82,7 +95,8 @@ def _is_unknown_script(answer: object) -> bool:
 
 
 def open_broker(client: "redis.Redis", keys: RedisKeys, middleware: Sequence[Middleware] = ()) -> BatchingBroker:
-    """Connects when first used."""
+    """Connects when first used. The encoder is Dramatiq's for the whole process; it reads what others have written."""
+    set_encoder(MessageEncoder())
     return BatchingBroker(  # type: ignore[no-untyped-call]
         client=client,
         middleware=list(middleware),
