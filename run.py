@@ -24,8 +24,8 @@ from urllib.parse import quote
 import redis
 
 from api.address import check_free
-from api.first_run import write_whole
 from api.keys import SCOPES, KeyFile
+from api.whole_file import write_whole
 from shared.clock import SystemClock
 from shared.errors import InvigilError, NotAuthenticated
 from shared.settings import Settings, need
@@ -195,7 +195,7 @@ def first_key(var: Path, keys: KeyFile) -> str:
             keys.authenticate(f"Bearer {key}", now)
             return key
     key = keys.new("make run", SCOPES, now, lifetime=None)
-    write_whole(kept, key, 0o600)
+    write_whole(kept, key.encode(), 0o600)
     return key
 
 

@@ -10,8 +10,7 @@ from api.middleware import Authentication, OrderlyEnd, RequestLog
 from api.problems import Problems
 from api.resources.exams import ExamCollection, ExamEvents, ExamItem, ExamResult
 from api.resources.health import Alive, Ready
-from api.resources.messages import MessageCollection
-from api.sending import send_messages
+from api.resources.messages import MessageCollection, send_messages
 from api.threads import READERS, Threads
 from shared.exams.model import Exam
 from shared.exams.register import Result, Start

@@ -15,11 +15,13 @@ import secrets
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from api.texts import text_error
+from api.whole_file import write_whole
 from shared.clock import SystemClock, rfc3339
 from shared.errors import FieldError, InvalidInput, NotAuthenticated, SettingsError, StoreUnavailable
 from shared.settings import Settings, need
@@ -128,12 +130,7 @@ class KeyFile:
             keys = dict(self.keys())
             yield keys
             text = msgspec.json.format(msgspec.json.encode(list(keys.values())), indent=2)
-            draft = f"{self._path}.{secrets.token_hex(4)}"
-            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, self._path)
+            write_whole(Path(self._path), text, 0o600)
 
 
 def _sha256(text: str) -> str:

@@ -1,5 +1,6 @@
 """Messages over REST: answered at once, printed by a worker a while later."""
 
+from collections.abc import Callable, Sequence
 from typing import Annotated, ClassVar
 
 import falcon
@@ -11,6 +12,7 @@ from api.bodies import JsonBody, query
 from shared.clock import Clock, rfc3339
 from shared.errors import FieldError, InvalidInput
 from shared.tasks.catalog import PRINT_MESSAGE
+from shared.tasks.sender import Sending, TaskSender
 
 LONGEST = 10_000  # characters
 TEXT = msgspec.Meta(description=f"a text of 1 to {LONGEST} characters")
@@ -18,6 +20,11 @@ TEXT = msgspec.Meta(description=f"a text of 1 to {LONGEST} characters")
 
 class MessageBody(msgspec.Struct, forbid_unknown_fields=True):
     message: Annotated[str, TEXT]
+
+
+def send_messages(sender: TaskSender) -> Callable[[Sequence[str]], Sequence[str]]:
+    """The work of a batch of messages: gives the id of each one's task. Raises BrokerUnavailable for all of them."""
+    return lambda messages: sender.send_many([Sending(PRINT_MESSAGE, (message,)) for message in messages])
 
 
 class MessageCollection:

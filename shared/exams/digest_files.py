@@ -38,6 +38,7 @@ class FileDigestStore:
         listed = self._list(window)
         if listed is None:
             listed = self._begin(window, limit)
+        self._disk.sync_folder("digests")  # whoever made the list may not have come to that
         self._claim(window, listed)
         for name in listed:
             self._disk.remove(f"outbox/{name}")  # claimed now, by this window or another
@@ -70,7 +71,6 @@ class FileDigestStore:
             self._disk.link(temp, f"digests/{window}")
         except FileNotFoundError as error:
             raise StoreUnavailable("this write took so long that it was given up") from error
-        self._disk.sync_folder("digests")
         self._disk.remove(temp)
         return self._list(window) or []
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
-from api.first_run import write_whole
 from api.keys import SCOPES, KeyFile
+from api.whole_file import write_whole
 from shared.clock import SystemClock
 from shared.settings import Settings
 
@@ -100,7 +100,7 @@ def test_a_file_appears_whole_and_with_its_mode(tmp_path: Path) -> None:
     """The umask of the process takes nothing from the mode that readers need."""
     before = os.umask(0o077)
     try:
-        write_whole(tmp_path / "password", "secret", 0o440)
+        write_whole(tmp_path / "password", b"secret", 0o440)
     finally:
         os.umask(before)
     assert (tmp_path / "password").read_text() == "secret"
