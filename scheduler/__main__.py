@@ -11,7 +11,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from scheduler.schedules import Schedule, schedules
-from shared.clock import Clock
+from shared.clock import Clock, rfc3339
 from shared.errors import BrokerUnavailable, InvigilError
 from shared.logs import configure_logs
 from shared.pulse import Pulse
@@ -82,12 +82,18 @@ def build(rows: tuple[Schedule, ...], sender: TaskSender, clock: Clock) -> Backg
 
 
 def send(row: Schedule, sender: TaskSender, clock: Clock) -> None:
-    """Sends the row's task for the time it was last due. Without Redis it is left to the next time."""
-    arguments = row.arguments(row.due_at(clock.now()))
+    """Sends the row's task for the time it was last due, unless another scheduler has. Without Redis it is left to the
+    next time.
+    """
+    due_at = row.due_at(clock.now())
     try:
-        sender.send(row.task, *arguments)
+        answer = sender.tick(row.task.name, due_at, row.task, *row.arguments(due_at))
     except BrokerUnavailable as error:
         _log.warning("not_sent", task=row.task.name, why=str(error))
+    else:
+        if answer == "too_old":
+            # This machine's clock is days behind Redis's.
+            _log.error("tick_too_old", task=row.task.name, due_at=rfc3339(due_at))
 
 
 if __name__ == "__main__":

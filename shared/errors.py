@@ -5,10 +5,13 @@
     ├── InvalidInput           a caller's value that cannot be used, field by field
     ├── ExamNotFound           no exam has this pk
     ├── ExamConflict           the exam has ended otherwise, or its time is over
+    ├── TaskNotFound           no task has this id, or what there was is forgotten
+    ├── TaskIdTaken            another task has the id that this one was given
     ├── Unavailable            try again later
     │   ├── StoreUnavailable   the record store cannot be read or written now
     │   │   └── StoreDamaged   a record in it cannot be understood
-    │   └── BrokerUnavailable  Redis cannot be reached now
+    │   └── BrokerUnavailable  Redis cannot be used now
+    │       └── BrokerRefuses  it answers, and does not do what was asked: its memory is full
     ├── CredentialsError
     │   ├── NotAuthenticated   no key, or not a valid one
     │   └── NotAuthorised      a valid key without the scope
@@ -65,6 +68,21 @@ class ExamConflict(InvigilError):
         self.exam = exam
 
 
+class TaskNotFound(InvigilError):
+    """No task has this id, or none of the kind asked for; how a task ended is forgotten after some time."""
+
+    def __init__(self, why: str = "no task has this id") -> None:
+        super().__init__(why)
+
+
+class TaskIdTaken(InvigilError):
+    """Another task has the id, in this state."""
+
+    def __init__(self, task_id: str, state: str) -> None:
+        super().__init__(f"there is a task {task_id} already: {state}")
+        self.state = state
+
+
 class Unavailable(InvigilError):
     """What is needed is out of reach; the same call may succeed later."""
 
@@ -78,7 +96,11 @@ class StoreDamaged(StoreUnavailable):
 
 
 class BrokerUnavailable(Unavailable):
-    """Redis cannot be reached now."""
+    """Redis cannot be used now."""
+
+
+class BrokerRefuses(BrokerUnavailable):
+    """Redis answers, and does not do what was asked: usually its memory is full."""
 
 
 class CredentialsError(InvigilError):

@@ -5,11 +5,14 @@ from typing import NamedTuple, NoReturn
 
 import redis
 import structlog
-from dramatiq.middleware import Retries, TimeLimit
+from dramatiq.middleware import Retries
 
+from shared.broker.asking import Asking
 from shared.broker.breaker import Breaker
-from shared.broker.connection import BatchingBroker, impatient_client, open_broker, patient_client
-from shared.broker.tombstones import SkipTombstoned, Tombstones
+from shared.broker.broker import TaskBroker
+from shared.broker.connection import impatient_client, patient_client
+from shared.broker.engine import Engine
+from shared.broker.scripts import through_pool
 from shared.clock import Clock, SystemClock
 from shared.errors import SettingsError, StoreUnavailable
 from shared.exams.digest_files import FileDigestStore
@@ -34,7 +37,7 @@ class Services(NamedTuple):
     clock: Clock
     redis: "redis.Redis"
     breaker: Breaker
-    broker: BatchingBroker
+    broker: TaskBroker
     sender: TaskSender
     exams: ExamStore
     digests: DigestStore
@@ -43,35 +46,29 @@ class Services(NamedTuple):
 
 def for_callers(settings: Settings, clock: Clock | None = None) -> Services:
     """For the API and the scheduler, where somebody waits for Redis's answer. `clock`: the machine's, unless given."""
-    client = impatient_client(settings.redis_url)
-    keys = RedisKeys(settings.namespace)
-    return _services(settings, clock or SystemClock(), client, Breaker(), open_broker(client, keys))
-
-
-def for_worker(settings: Settings, clock: Clock | None = None) -> Services:
-    """For a worker: its broker waits for Redis, its bodies and tombstones do not."""
-    client = impatient_client(settings.redis_url)
     breaker = Breaker()
+    client = impatient_client(settings.redis_url)
     keys = RedisKeys(settings.namespace)
-    # In this order: a cancelled task starts no clock; an error has been seen by the limit before a retry is decided.
-    middleware = [
-        SkipTombstoned(Tombstones(client, breaker, keys)),
-        TimeLimit(interval=250),
-        Retries(),
-    ]
-    broker = open_broker(patient_client(settings.redis_url), keys, middleware)
+    broker = TaskBroker(Engine(Asking(through_pool(client), keys, breaker.call), settings.result_keep), client, keys)
     return _services(settings, clock or SystemClock(), client, breaker, broker)
 
 
+def for_worker(settings: Settings, clock: Clock | None = None) -> Services:
+    """For a worker, which waits for Redis."""
+    client = patient_client(settings.redis_url)
+    keys = RedisKeys(settings.namespace)
+    broker = TaskBroker(Engine(Asking(through_pool(client), keys), settings.result_keep), client, keys, [Retries()])
+    return _services(settings, clock or SystemClock(), client, Breaker(), broker)
+
+
 def _services(
-    settings: Settings, clock: Clock, client: "redis.Redis", breaker: Breaker, broker: BatchingBroker
+    settings: Settings, clock: Clock, client: "redis.Redis", breaker: Breaker, broker: TaskBroker
 ) -> Services:
     for name in settings.unknown:
         _log.warning("unknown_setting", name=name)
-    sender = TaskSender(broker, breaker)
-    tombstones = Tombstones(client, breaker, RedisKeys(settings.namespace))
+    sender = TaskSender(broker)
     exams, digests = open_stores(need(settings.store, "STORE"))
-    alarm = DeadlineTasks(sender, tombstones, clock, settings.settle_margin)
+    alarm = DeadlineTasks(sender, broker.engine, settings.settle_margin)
     register = ExamRegister(exams, alarm, clock, settings.settle_margin)
     return Services(settings, clock, client, breaker, broker, sender, exams, digests, register)
 

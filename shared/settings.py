@@ -33,6 +33,7 @@ class Settings:
     digest_period: timedelta
     sweep_period: timedelta
     settle_margin: timedelta
+    result_keep: timedelta
     mail_url: SplitResult | None
     mail_from: Address | None
     mail_to: tuple[Address, ...]
@@ -55,6 +56,7 @@ class Settings:
             digest_period=reader.read("DIGEST_SECONDS", _seconds, "300"),
             sweep_period=reader.read("SWEEP_SECONDS", _seconds, "10"),
             settle_margin=reader.read("SETTLE_MARGIN_MS", _margin, "0"),
+            result_keep=reader.read("RESULT_SECONDS", _seconds, "86400"),
             mail_url=reader.read_optional("MAIL_URL", _mail_url),
             mail_from=reader.read_optional("MAIL_FROM", _address),
             mail_to=reader.read("MAIL_TO", _addresses, ""),

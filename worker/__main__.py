@@ -13,8 +13,9 @@ from collections.abc import Collection, Sequence
 from datetime import timedelta
 
 import structlog
-from dramatiq import Broker, Worker
+from dramatiq import Worker
 
+from shared.broker.broker import TaskBroker
 from shared.errors import InvigilError
 from shared.logs import configure_logs
 from shared.pulse import Pulse
@@ -23,7 +24,6 @@ from shared.settings import Settings
 from shared.tasks.catalog import QUEUES
 from worker.actors import declare_actors
 
-IDLE_POLL_MS = 200  # Dramatiq's Redis broker polls; a task waits at most this long in its queue, and as long before it
 STOP_WITHIN = timedelta(seconds=25)  # below the 30 s that container platforms leave a process
 LOOK_EVERY = timedelta(seconds=1)
 
@@ -44,24 +44,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"worker: {error}")
     worker = start(services.broker, options.queues, options.threads)
     _log.info("worker_started", queues=options.queues, threads=options.threads)
-    is_whole = watch(worker, stopping, Pulse(settings.pulse_file), LOOK_EVERY)
+    parts = services.broker.lifecycle.parts
+    loops = [] if parts is None else parts.loops
+    is_whole = watch(worker, loops, stopping, Pulse(settings.pulse_file), LOOK_EVERY)
     worker.stop(timeout=STOP_WITHIN // timedelta(milliseconds=1))
     if not is_whole:
         sys.exit("worker: one of its threads died")
 
 
-def start(broker: Broker, queues: Collection[str], threads: int) -> Worker:
+def start(broker: TaskBroker, queues: Collection[str], threads: int) -> Worker:
     """Dramatiq's Worker, running the tasks that have been declared."""
-    broker.emit_after("process_boot")  # as Dramatiq's command line does: TimeLimit begins to watch here
-    worker = Worker(broker, queues=set(queues), worker_timeout=IDLE_POLL_MS, worker_threads=threads)
+    worker = Worker(broker, queues=set(queues), worker_threads=threads)
     worker.start()
     return worker
 
 
-def watch(worker: Worker, stopping: threading.Event, pulse: Pulse, every: timedelta) -> bool:
-    """True when told to stop; False when a thread has died, which Dramatiq does not start again."""
+def watch(
+    worker: Worker, loops: Sequence[threading.Thread], stopping: threading.Event, pulse: Pulse, every: timedelta
+) -> bool:
+    """True when told to stop; False when a thread of Dramatiq's or of the engine's has died: none is started again."""
     while not stopping.wait(every.total_seconds()):
-        threads = [*worker.consumers.values(), *worker.workers]
+        threads = [*worker.consumers.values(), *worker.workers, *loops]
         if dead := [thread.name for thread in threads if not thread.is_alive()]:
             _log.critical("thread_died", threads=dead)
             return False

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import redis
 
+from shared.broker.asking import translated
 from shared.errors import BrokerUnavailable
 
 SKIP_S = 1.0
@@ -35,9 +36,10 @@ class Breaker:
             answer = command()
         except redis.RedisError as error:
             with self._lock:
-                self._is_open = True
+                # An error that Redis itself has answered with, such as a full memory, costs nobody a wait.
+                self._is_open = isinstance(error, redis.ConnectionError | redis.TimeoutError)
                 self._try_at = self._monotonic() + SKIP_S
-            raise BrokerUnavailable(f"Redis cannot be used: {type(error).__name__}") from error
+            raise translated(error) from error
         with self._lock:
             self._is_open = False
         return answer

@@ -144,17 +144,29 @@ class ExamRegister:
         exams = [_exam(history) for history in shown if self._fits(history, query.status, now)]
         return Page(exams, next_before)
 
-    def settle(self, pk: str) -> Exam:
-        """Ends the exam at its deadline: waits for one up to 2 s away. Raises ExamNotFound.
+    def settle(self, pks: Sequence[str]) -> list[Exam | InvigilError]:
+        """Ends each exam at its deadline: waits for those up to 2 s away. One further off is given back undecided.
 
-        Gives it back undecided only where its deadline is further off than that.
+        An exam unknown or damaged gives ExamNotFound or StoreDamaged in its place.
         """
-        exam = self.read(pk)
-        early = exam.deadline_at + self._margin - self._clock.now()
-        if not exam.is_decided and early <= _WORTH_WAITING:
-            self._clock.wait(early)
-            exam = self.read(pk)
-        return exam
+        try:
+            histories = self._store.read(pks)
+        except StoreDamaged as error:
+            if len(pks) == 1:
+                return [error]
+            return [exam for pk in pks for exam in self.settle([pk])]
+        running = [exam for history in histories if (exam := history.fold()) is not None and not exam.is_decided]
+        now = self._clock.now()
+        early = [exam.deadline_at + self._margin - now for exam in running]
+        soon = [wait for wait in early if timedelta() < wait <= _WORTH_WAITING]
+        if soon:
+            self._clock.wait(max(soon))
+        now = self._clock.now()
+        known = [history for history in histories if history.fold() is not None]
+        ended = self._settled(known, now)
+        self._store.make_durable(ended, now)
+        settled = {history.pk: history.fold() for history in ended}
+        return [settled.get(pk) or ExamNotFound() for pk in pks]
 
     def sweep(self) -> bool:
         """Settles what is overdue and finishes what crashes left. True: there was more than one batch can do."""

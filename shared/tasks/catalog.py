@@ -6,13 +6,16 @@ The bodies are in worker/actors/; a worker that lacks one for a queue of its own
 from dataclasses import dataclass
 from datetime import timedelta
 
+from shared.broker.record import USUAL_PRIORITY
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """A unit of background work. A run that exceeds `time_limit` or raises is tried again up to `max_retries` times,
     after pauses that double from `min_backoff` to `max_backoff`.
 
-    `precedence` orders what a worker has fetched, lowest first.
+    `priority`: 0 to 9 in its queue, 9 first. `together`: how many of these one run of the body may take; it is then
+    given a list. `keep`: how long it is known how one ended, where that is not as long as INVIGIL_RESULT_SECONDS says.
     """
 
     name: str
@@ -21,7 +24,9 @@ class Task:
     max_retries: int
     min_backoff: timedelta
     max_backoff: timedelta
-    precedence: int = 10
+    priority: int = USUAL_PRIORITY
+    together: int = 1
+    keep: timedelta | None = None
 
 
 MARK_ABSENT = Task(
@@ -33,6 +38,10 @@ MARK_ABSENT = Task(
     max_retries=5,
     min_backoff=timedelta(seconds=1),
     max_backoff=timedelta(seconds=15),
+    # One sync of a folder makes many outcomes last. A hundred take some 20 ms.
+    together=100,
+    # The exam itself says for good how it ended.
+    keep=timedelta(hours=1),
 )
 SWEEP = Task(
     name="sweep",
@@ -43,7 +52,8 @@ SWEEP = Task(
     max_retries=0,
     min_backoff=timedelta(seconds=1),
     max_backoff=timedelta(seconds=1),
-    precedence=0,
+    priority=9,
+    keep=timedelta(hours=1),
 )
 SEND_DIGEST = Task(
     name="send_digest",
@@ -55,7 +65,6 @@ SEND_DIGEST = Task(
     max_retries=8,
     min_backoff=timedelta(seconds=5),
     max_backoff=timedelta(minutes=5),
-    precedence=0,
 )
 PRINT_MESSAGE = Task(
     name="print_message",

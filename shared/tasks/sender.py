@@ -1,59 +1,60 @@
 """Sends tasks of the catalog."""
 
 from collections.abc import Sequence
-from datetime import timedelta
-from typing import NamedTuple
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from dramatiq import Message
 from dramatiq.message import generate_unique_id
 
-from shared.broker.breaker import Breaker
-from shared.broker.connection import BatchingBroker
-from shared.clock import MILLISECOND
+from shared.broker.asking import Due
+from shared.broker.broker import TaskBroker
+from shared.broker.record import USUAL_PRIORITY
 from shared.tasks.catalog import QUEUES, Task
 
 
 class Sending(NamedTuple):
-    """A task to be sent: under `task_id` or an id of its own; due at once, or after `delay`, rounded up to a ms."""
+    """A task to be sent, under `task_id` or an id of its own."""
 
     task: Task
     args: tuple[str, ...] = ()
     task_id: str | None = None
-    delay: timedelta | None = None
+    due: Due = None
 
 
 class TaskSender:
-    """Sends through `broker`, and not at all while `breaker` skips."""
+    """Sends through `broker`."""
 
-    def __init__(self, broker: BatchingBroker, breaker: Breaker) -> None:
+    def __init__(self, broker: TaskBroker) -> None:
         self._broker = broker
-        self._breaker = breaker
         for queue in QUEUES:
             broker.declare_queue(queue)
 
-    def send(self, task: Task, *args: str, task_id: str | None = None, delay: timedelta | None = None) -> str:
-        """The id of the task sent. Raises BrokerUnavailable; the task may have been sent all the same."""
-        message = _message(Sending(task, args, task_id))
-        self._breaker.call(lambda: self._broker.enqueue(message, delay=_delay_ms(delay)))
-        return message.message_id
+    def send(self, task: Task, *args: str, task_id: str | None = None, due: Due = None) -> str:
+        """The id of the task sent. Raises BrokerUnavailable (it may have been sent all the same) and TaskIdTaken."""
+        return self.send_many([Sending(task, args, task_id, due)])[0]
 
     def send_many(self, sendings: Sequence[Sending]) -> list[str]:
-        """The ids of the tasks sent. Raises BrokerUnavailable; any of them may have been sent all the same."""
-        messages = [(_message(sending), _delay_ms(sending.delay)) for sending in sendings]
-        self._breaker.call(lambda: self._broker.enqueue_many(messages))
+        """The ids of the tasks sent. Raises as `send`; any of them may have been sent all the same."""
+        messages = [(_message(sending), sending.due) for sending in sendings]
+        self._broker.enqueue_many(messages)
         return [message.message_id for message, _ in messages]
 
+    def tick(self, schedule: str, scheduled_at: datetime, task: Task, *args: str) -> str:
+        """Sends a schedule's task for this time, unless somebody else has: `sent`, `known`, or `too_old`.
 
-def _message(sending: Sending) -> Message[None]:
+        Raises BrokerUnavailable.
+        """
+        return self._broker.engine.tick(schedule, scheduled_at, _message(Sending(task, args)))
+
+
+def _message(sending: Sending) -> Message[Any]:
+    task = sending.task
     return Message(
-        queue_name=sending.task.queue,
-        actor_name=sending.task.name,
+        queue_name=task.queue,
+        actor_name=task.name,
         args=sending.args,
         kwargs={},
-        options={},
+        options={} if task.priority == USUAL_PRIORITY else {"priority": task.priority},
         message_id=sending.task_id or generate_unique_id(),
     )
-
-
-def _delay_ms(delay: timedelta | None) -> int | None:
-    return None if delay is None else max(0, -(-delay // MILLISECOND))

@@ -83,7 +83,7 @@ def test_messages_are_refused_in_time_and_can_be_tried_again(api: Api, own_redis
         assert timed.answer.headers["retry-after"] == "1"
     fault.bring_back(own_redis)
     eventually(lambda: is_taken(api), BACK_WITHIN_S, "a message taken")
-    assert api.start()["task_id"] in [message.message_id for message in api.queued("exams.DQ")]
+    assert api.start()["task_id"] in [message.message_id for message, _ in api.tasks.due("exams")]
 
 
 @away

@@ -45,7 +45,7 @@ def test_a_start_is_refused_and_leaves_nothing(api: Api, disk: SmallDisk, fault:
     assert problem_of(answer, 503, "store-unavailable")["detail"].endswith(fault.why)
     assert answer.headers["retry-after"] == "1"
     assert api.call("GET", "/v1/exams").json["items"] == []
-    assert api.queued("exams.DQ") == []
+    assert (api.tasks.ready("exams"), api.tasks.due("exams")) == ([], [])
     fault.repair(disk)
     assert api.start(candidate="Ada")["status"] == "started"
 

@@ -23,7 +23,7 @@ def test_a_message_becomes_a_task(api: Api) -> None:
     """202 with the id under which the default queue holds it; exams' queue is left alone."""
     answer = api.call("POST", "/v1/messages", {"message": "hello"})
     assert answer.status_code == 202
-    (message,) = api.queued("default")
+    (message,) = api.tasks.ready("default")
     assert answer.json == {
         "id": message.message_id,
         "task": "print_message",
@@ -31,14 +31,14 @@ def test_a_message_becomes_a_task(api: Api) -> None:
         "enqueued_at": rfc3339(NOON),
     }
     assert (message.actor_name, list(message.args), dict(message.kwargs)) == ("print_message", ["hello"], {})
-    assert api.queued("exams") == api.queued("exams.DQ") == []
+    assert (api.tasks.ready("exams"), api.tasks.due("exams")) == ([], [])
 
 
 @pytest.mark.parametrize("text", [" ", "two\nlines\r\n", "\x00\x1b[31m\x7f", "Zoë 王 🎓", "🎓" * LONGEST])
 def test_a_message_is_sent_on_exactly(api: Api, text: str) -> None:
     """Any text of 1 to 10,000 characters; what could steer a terminal is escaped where it is printed."""
     assert api.call("POST", "/v1/messages", {"message": text}).status_code == 202
-    (message,) = api.queued("default")
+    (message,) = api.tasks.ready("default")
     assert list(message.args) == [text]
 
 
@@ -47,11 +47,11 @@ def test_an_empty_or_too_long_message_is_refused(api: Api, text: str) -> None:
     """422, and nothing is enqueued."""
     problem = problem_of(api.call("POST", "/v1/messages", {"message": text}), 422, "invalid-input")
     assert messages_of(problem) == {"message": "must be a text of 1 to 10000 characters"}
-    assert api.queued("default") == []
+    assert api.tasks.ready("default") == []
 
 
 def test_two_equal_messages_are_two_tasks(api: Api) -> None:
     """Each has an id of its own."""
     ids = {api.call("POST", "/v1/messages", {"message": "again"}).json["id"] for _ in range(2)}
     assert len(ids) == 2
-    assert {message.message_id for message in api.queued("default")} == ids
+    assert {message.message_id for message in api.tasks.ready("default")} == ids

@@ -2,38 +2,45 @@
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from dramatiq import Message
+from structlog.testing import capture_logs
 
 from scheduler.__main__ import build, send, watch
-from scheduler.schedules import schedules
-from shared.redis_keys import RedisKeys
+from scheduler.schedules import schedules, window
 from shared.services import Services, for_callers
 from shared.settings import Settings
 from shared.tasks.catalog import SEND_DIGEST, SWEEP, Task
 from tests.support.clock import NOON, ManualClock
+from tests.support.exam_files import present
 from tests.support.parts import Part, run, settings_of
 from tests.support.redis_server import PrivateRedis
+from tests.support.tasks import TasksInRedis
 from tests.support.waiting import eventually
 
 HALF_A_SECOND = {"DIGEST_SECONDS": "0.5", "SWEEP_SECONDS": "0.5"}
 
 
-def services_for(folder: Path, redis: PrivateRedis, clock: ManualClock | None = None, **more: str) -> Services:
-    return for_callers(Settings.from_environ(settings_of(folder, redis.url, **more)), clock)
+@pytest.fixture
+def services_for(tmp_path: Path, redis_server: PrivateRedis) -> Iterator[Callable[..., Services]]:
+    """Makes a scheduler's services, of a clock or None for the machine's, and of settings."""
+    with ExitStack() as stack:
+
+        def make(clock: ManualClock | None, **more: str) -> Services:
+            services = for_callers(Settings.from_environ(settings_of(tmp_path, redis_server.url, **more)), clock)
+            stack.callback(services.redis.close)
+            return services
+
+        yield make
 
 
 def waiting(redis: PrivateRedis, task: Task) -> list[tuple[str, ...]]:
     """The arguments of each message of this task that waits in Redis, in order."""
-    queue = f"{RedisKeys('invigil').dramatiq}:{task.queue}"
-    client = redis.client()
-    raw = [client.hget(f"{queue}.msgs", name) for name in client.lrange(queue, 0, -1)]
-    messages = [Message.decode(each) for each in raw if isinstance(each, bytes)]
+    messages = TasksInRedis(redis.client()).ready(task.queue)
     return [tuple(message.args) for message in messages if message.actor_name == task.name]
 
 
@@ -47,9 +54,9 @@ def scheduling(services: Services) -> Iterator[None]:
         scheduler.shutdown()
 
 
-def test_every_tick_sends_each_task(tmp_path: Path, redis_server: PrivateRedis) -> None:
+def test_every_tick_sends_each_task(services_for: Callable[..., Services], redis_server: PrivateRedis) -> None:
     """Digest windows follow the clock, each once; sweeps come beside them."""
-    with scheduling(services_for(tmp_path, redis_server, None, **HALF_A_SECOND)):
+    with scheduling(services_for(None, **HALF_A_SECOND)):
         eventually(lambda: len(waiting(redis_server, SEND_DIGEST)) >= 4, what="four digests")
         eventually(lambda: len(waiting(redis_server, SWEEP)) >= 4, what="four sweeps")
     windows = [datetime.strptime(name, "%Y%m%dT%H%M%S.%f%z") for (name,) in waiting(redis_server, SEND_DIGEST)]
@@ -59,9 +66,11 @@ def test_every_tick_sends_each_task(tmp_path: Path, redis_server: PrivateRedis) 
     assert set(waiting(redis_server, SWEEP)) == {()}
 
 
-def test_the_first_tick_is_the_next_whole_period(tmp_path: Path, redis_server: PrivateRedis) -> None:
+def test_the_first_tick_is_the_next_whole_period(
+    services_for: Callable[..., Services], redis_server: PrivateRedis
+) -> None:
     """A scheduler that starts between two ticks does not send the one before again."""
-    services = services_for(tmp_path, redis_server, ManualClock(NOON + timedelta(seconds=1)))
+    services = services_for(ManualClock(NOON + timedelta(seconds=1)))
     scheduler = build(schedules(services.settings), services.sender, services.clock)
     first = {job.id: job.trigger.start_date for job in scheduler.get_jobs()}
     assert first == {"send_digest": NOON + timedelta(minutes=5), "sweep": NOON + timedelta(seconds=10)}
@@ -69,13 +78,77 @@ def test_the_first_tick_is_the_next_whole_period(tmp_path: Path, redis_server: P
 
 @pytest.mark.parametrize("late_s", [0, 0.001, 60, 299.999])
 def test_a_tick_that_comes_late_sends_the_window_that_was_due(
-    tmp_path: Path, redis_server: PrivateRedis, late_s: float
+    services_for: Callable[..., Services], redis_server: PrivateRedis, late_s: float
 ) -> None:
     """A busy machine moves no window."""
-    services = services_for(tmp_path, redis_server, ManualClock(NOON + timedelta(seconds=late_s)))
+    clock = present()
+    services = services_for(clock)
     digest, _ = schedules(services.settings)
-    send(digest, services.sender, services.clock)
-    assert waiting(redis_server, SEND_DIGEST) == [("20261120T120000.000Z",)]
+    due_at = digest.due_at(clock.now())
+    clock.set(due_at + timedelta(seconds=late_s))
+    send(digest, services.sender, clock)
+    assert waiting(redis_server, SEND_DIGEST) == [(window(due_at),)]
+
+
+def test_two_schedulers_send_one_message_a_tick(
+    services_for: Callable[..., Services], redis_server: PrivateRedis
+) -> None:
+    """Beside each other, whatever the one is late behind the other, and again at the next tick."""
+    clocks = [present(), present()]
+    both = [services_for(clock) for clock in clocks]
+    rows = schedules(both[0].settings)
+    first = rows[0].due_at(clocks[0].now())
+    for tick in range(3):
+        due_at = first + tick * both[0].settings.digest_period
+        for late_s, clock, services in zip((0, 4), clocks, both, strict=True):
+            clock.set(due_at + timedelta(seconds=late_s))
+            for row in rows:
+                send(row, services.sender, clock)
+    windows = [(window(first + tick * both[0].settings.digest_period),) for tick in range(3)]
+    assert waiting(redis_server, SEND_DIGEST) == windows
+    assert waiting(redis_server, SWEEP) == [()] * 3
+
+
+def test_two_running_schedulers_send_one_message_a_tick(
+    services_for: Callable[..., Services], redis_server: PrivateRedis
+) -> None:
+    """As a rolling restart has them for a moment, or an operator for good."""
+    first, second = (services_for(None, **HALF_A_SECOND) for _ in range(2))
+    with scheduling(first), scheduling(second):
+        eventually(lambda: len(waiting(redis_server, SEND_DIGEST)) >= 5, what="five digests")
+    windows = [name for (name,) in waiting(redis_server, SEND_DIGEST)]
+    assert windows == sorted(set(windows))
+    assert abs(len(waiting(redis_server, SWEEP)) - len(windows)) <= 1
+
+
+def test_a_scheduler_started_again_does_not_send_a_tick_twice(
+    services_for: Callable[..., Services], redis_server: PrivateRedis
+) -> None:
+    """The worker may even have run it by then."""
+    clock = present()
+    for _ in range(2):
+        services = services_for(clock)
+        for row in schedules(services.settings):
+            send(row, services.sender, clock)
+        services.broker.flush("exams")
+    assert (len(waiting(redis_server, SEND_DIGEST)), waiting(redis_server, SWEEP)) == (1, [])
+
+
+def test_a_tick_of_days_ago_is_not_sent_and_that_is_logged(
+    services_for: Callable[..., Services], redis_server: PrivateRedis
+) -> None:
+    """It may have been sent then, which is forgotten by now. It takes a clock that is far behind to come to this."""
+    clock = present()
+    clock.move(days=-2, seconds=-1)
+    services = services_for(clock)
+    with capture_logs() as logged:
+        for row in schedules(services.settings):
+            send(row, services.sender, clock)
+    assert waiting(redis_server, SEND_DIGEST) == waiting(redis_server, SWEEP) == []
+    assert [(line["event"], line["task"]) for line in logged] == [
+        ("tick_too_old", "send_digest"),
+        ("tick_too_old", "sweep"),
+    ]
 
 
 def test_a_tick_without_redis_is_logged_and_the_next_one_works(tmp_path: Path, own_redis: PrivateRedis) -> None:

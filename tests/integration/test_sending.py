@@ -1,44 +1,80 @@
 """Tasks on their way into a real Redis."""
 
-from datetime import timedelta
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
-from dramatiq import Message
+import pytest
 
-from shared.broker.breaker import Breaker
-from shared.broker.connection import impatient_client, open_broker
-from shared.redis_keys import RedisKeys
-from shared.tasks.catalog import MARK_ABSENT, PRINT_MESSAGE
+from shared.errors import TaskIdTaken
+from shared.services import for_callers
+from shared.tasks.catalog import MARK_ABSENT, PRINT_MESSAGE, SWEEP
 from shared.tasks.sender import Sending, TaskSender
+from tests.support.api import settings_in
 from tests.support.redis_server import PrivateRedis
+from tests.support.tasks import TasksInRedis
+
+MINUTE = timedelta(minutes=1)
 
 
-def open_sender(server: PrivateRedis) -> TaskSender:
-    return TaskSender(open_broker(impatient_client(server.url), RedisKeys("test")), Breaker())
+@pytest.fixture
+def sender(tmp_path: Path, redis_server: PrivateRedis) -> Iterator[TaskSender]:
+    services = for_callers(settings_in(tmp_path, redis_server.url))
+    yield services.sender
+    services.redis.close()
 
 
-def waiting(server: PrivateRedis, queue: str) -> list[Message[None]]:
-    """The messages in a queue, first in first out."""
-    ids = server.client().lrange(f"test:dramatiq:{queue}", 0, -1)
-    stored = server.client().hgetall(f"test:dramatiq:{queue}.msgs")
-    return [Message.decode(raw) for task_id in ids if isinstance(raw := stored[task_id], bytes)]
+@pytest.fixture
+def tasks(redis_server: PrivateRedis) -> TasksInRedis:
+    return TasksInRedis(redis_server.client())
 
 
-def test_tasks_sent_together_arrive_as_if_sent_one_by_one(redis_server: PrivateRedis) -> None:
-    """In their order, each under its id, in its queue, with its arguments and its delay."""
-    sender = open_sender(redis_server)
-    minute = timedelta(minutes=1)
-    ids = sender.send_many([Sending(PRINT_MESSAGE, ("a",)), Sending(MARK_ABSENT, ("pk",), "pk.1", minute)])
-    ids += [sender.send(PRINT_MESSAGE, "b"), sender.send(MARK_ABSENT, "kp", task_id="kp.1", delay=minute)]
-    printed, timed = waiting(redis_server, "default"), waiting(redis_server, "exams.DQ")
-    assert [(message.message_id, message.args) for message in printed] == [(ids[0], ("a",)), (ids[2], ("b",))]
-    assert [(message.message_id, message.args) for message in timed] == [("pk.1", ("pk",)), ("kp.1", ("kp",))]
-    assert [message.options["eta"] - message.message_timestamp >= 60_000 for message in timed] == [True, True]
+def test_tasks_sent_together_arrive_as_if_sent_one_by_one(sender: TaskSender, tasks: TasksInRedis) -> None:
+    """In their order, each under its id, in its queue, with its arguments, due when it is to be."""
+    at = datetime.now(UTC).replace(microsecond=0) + MINUTE
+    ids = sender.send_many([Sending(PRINT_MESSAGE, ("a",)), Sending(MARK_ABSENT, ("pk",), "pk.1", at)])
+    ids += [sender.send(PRINT_MESSAGE, "b"), sender.send(MARK_ABSENT, "kp", task_id="kp.1", due=at + MINUTE)]
+    printed = [(message.message_id, message.actor_name, message.args) for message in tasks.ready("default")]
+    assert printed == [(ids[0], "print_message", ("a",)), (ids[2], "print_message", ("b",))]
+    timed = [(message.message_id, message.args, due_at) for message, due_at in tasks.due("exams")]
+    assert timed == [("pk.1", ("pk",), at), ("kp.1", ("kp",), at + MINUTE)]
 
 
-def test_tasks_are_sent_after_redis_has_forgotten_the_scripts(redis_server: PrivateRedis) -> None:
+def test_a_while_is_counted_from_now_by_redis_s_clock(
+    sender: TaskSender, tasks: TasksInRedis, redis_server: PrivateRedis
+) -> None:
+    """And one that is over, or none, is at once."""
+    sender.send(MARK_ABSENT, "later", due=MINUTE)
+    for due in (None, timedelta(), -MINUTE, datetime.now(UTC) - MINUTE):
+        sender.send(MARK_ABSENT, "now", due=due)
+    ((message, due_at),) = tasks.due("exams")
+    seconds, micros = redis_server.client().time()
+    left = due_at.timestamp() - seconds - micros / 1_000_000
+    assert (message.args, MINUTE.total_seconds() - 10 < left <= MINUTE.total_seconds()) == (("later",), True)
+    assert [message.args for message in tasks.ready("exams")] == [("now",)] * 4
+
+
+def test_the_priority_of_the_catalog_goes_along(sender: TaskSender, tasks: TasksInRedis) -> None:
+    """A sweep stands before the deadlines that were sent before it."""
+    sender.send(MARK_ABSENT, "pk")
+    sender.send(SWEEP)
+    assert [message.actor_name for message in tasks.ready("exams")] == ["sweep", "mark_absent"]
+
+
+def test_an_id_that_is_taken_is_refused(sender: TaskSender, tasks: TasksInRedis) -> None:
+    """The error says what has become of the task that has it; what was sent beside it arrives."""
+    sender.send(MARK_ABSENT, "pk", task_id="pk.1", due=MINUTE)
+    with pytest.raises(TaskIdTaken, match="task pk") as caught:
+        sender.send_many([Sending(MARK_ABSENT, ("other",), "pk.1"), Sending(MARK_ABSENT, ("kp",), "kp.1")])
+    assert caught.value.state == "PENDING"
+    assert [message.args for message in tasks.ready("exams")] == [("kp",)]
+
+
+def test_tasks_are_sent_after_redis_has_forgotten_the_scripts(
+    sender: TaskSender, tasks: TasksInRedis, redis_server: PrivateRedis
+) -> None:
     """As it has after a restart: nothing is lost, nothing is sent twice."""
-    sender = open_sender(redis_server)
     for sent in (3, 6):
         redis_server.client().script_flush()
         sender.send_many([Sending(PRINT_MESSAGE, (str(number),)) for number in range(3)])
-        assert len(waiting(redis_server, "default")) == sent
+        assert len(tasks.ready("default")) == sent

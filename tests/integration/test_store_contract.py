@@ -304,7 +304,8 @@ def test_a_deadline_task_up_to_two_seconds_early_waits(stores: Stores, clock: Ma
     register = ExamRegister(stores.exams, AlarmLog(), clock, MARGIN)
     (exam,) = started(register, a_start())
     clock.set(exam.deadline_at + MARGIN - early_ms * MILLISECOND)
-    ended = register.settle(exam.pk)
+    (ended,) = register.settle([exam.pk])
+    assert isinstance(ended, Exam)
     assert (ended.status, ended.recorded_at) == (Status.ABSENT, exam.deadline_at + MARGIN)
     assert clock.waits == [early_ms * MILLISECOND]
 
@@ -313,8 +314,39 @@ def test_a_deadline_task_far_too_early_gives_the_exam_back_undecided(stores: Sto
     """Its caller has to set the alarm anew."""
     register = ExamRegister(stores.exams, AlarmLog(), clock, timedelta())
     (exam,) = started(register, a_start())
-    assert register.settle(exam.pk) == exam
+    assert register.settle([exam.pk]) == [exam]
     assert clock.waits == []
+
+
+def test_deadlines_settled_together_are_answered_in_their_order(stores: Stores, clock: ManualClock) -> None:
+    """Each with its exam, one that there is none of with that; an exam named twice ends once."""
+    register = ExamRegister(stores.exams, AlarmLog(), clock, timedelta())
+    first, second = started(register, a_start(seconds=60), a_start(seconds=90))
+    register.record_results([a_result(second.pk, clock.now())])
+    clock.move(seconds=60)
+    absent, unknown, again, passed = register.settle([first.pk, new_pk(clock.now()), first.pk, second.pk])
+    assert isinstance(unknown, ExamNotFound)
+    assert isinstance(absent, Exam)
+    assert (absent.status, absent.ended_at, again) == (Status.ABSENT, first.deadline_at, absent)
+    assert passed == exam_of(stores.exams, second.pk)
+    assert len(register.events(first.pk)) == 2
+
+
+def test_a_result_that_comes_while_a_deadline_is_waited_for_stands(stores: Stores, clock: ManualClock) -> None:
+    """It is recorded between the look at the exam and its end."""
+    register = ExamRegister(stores.exams, AlarmLog(), clock, timedelta())
+    (exam,) = started(register, a_start())
+    answers: list[object] = []
+
+    class Interrupted(ManualClock):
+        def wait(self, duration: timedelta) -> None:
+            answers.extend(register.record_results([a_result(exam.pk, clock.now())]))
+            super().wait(duration)
+
+    early = Interrupted(exam.deadline_at - timedelta(seconds=1))
+    settled = ExamRegister(stores.exams, AlarmLog(), early, timedelta()).settle([exam.pk])
+    assert settled == answers == [exam_of(stores.exams, exam.pk)]
+    assert exam_of(stores.exams, exam.pk).status is Status.PASS
 
 
 def test_a_sweep_says_whether_there_is_more(stores: Stores, clock: ManualClock) -> None:
@@ -400,6 +432,17 @@ class ExamsOverTime(RuleBasedStateMachine):
             assert isinstance(exam, Exam)
             assert exam.status is sitting.status
             assert isinstance(answer, ExamConflict) == (sitting.status is not status)
+
+    @precondition(lambda self: self._sittings)
+    @rule(which=st.lists(st.integers(0, 50), min_size=1, max_size=4))
+    def deadlines(self, which: list[int]) -> None:
+        """Their tasks come together, whenever; time passes where one is a little early."""
+        sittings = [self._sittings[index % len(self._sittings)] for index in which]
+        exams = self._register.settle([sitting.pk for sitting in sittings])
+        for sitting, exam in zip(sittings, exams, strict=True):
+            sitting.settle(self._clock.now())
+            assert isinstance(exam, Exam)
+            assert (exam.pk, exam.status) == (sitting.pk, sitting.status)
 
     @rule(status=st.sampled_from(OUTCOMES))
     def result_of_nobody(self, status: Status) -> None:

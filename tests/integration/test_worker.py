@@ -1,22 +1,27 @@
 """Dramatiq's worker with our tasks, middleware and services, on a real Redis: inside this process."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from threading import Barrier, Event
+from threading import Event
 from typing import NamedTuple
 
-from dramatiq import Broker, MessageProxy, Middleware, Worker
+import pytest
+from dramatiq import Broker, MessageProxy, Middleware
 from dramatiq.middleware import TimeLimitExceeded
 
+from shared.broker.record import pack_id
+from shared.broker.states import State
 from shared.clock import Clock
+from shared.errors import TaskIdTaken, TaskNotFound
 from shared.exams.model import Ended, Exam, Status
 from shared.redis_keys import RedisKeys
 from shared.services import Services, for_worker
 from shared.settings import Settings
-from shared.tasks.catalog import MARK_ABSENT, SEND_DIGEST, SWEEP
+from shared.tasks.catalog import MARK_ABSENT, PRINT_MESSAGE, SEND_DIGEST, SWEEP
+from shared.tasks.sender import Sending
 from tests.support.clock import ManualClock
 from tests.support.exam_files import a_result, a_start, started
 from tests.support.parts import settings_of
@@ -29,6 +34,7 @@ from worker.actors import BODIES, declare, declare_actors
 WITHIN_S = 10
 STOP_WITHIN_MS = 10_000
 HOUR_MS = 3_600_000
+EXAMS_TOGETHER = 250
 
 
 class Run(NamedTuple):
@@ -42,13 +48,8 @@ class Run(NamedTuple):
 class RunLog(Middleware):
     """Remembers the end of each run, in order."""
 
-    worker: Worker
-
     def __init__(self) -> None:
         self.runs: list[Run] = []
-
-    def after_worker_boot(self, _broker: Broker, worker: Worker) -> None:
-        self.worker = worker
 
     def after_process_message(
         self, _broker: Broker, message: MessageProxy, *, result: object = None, exception: BaseException | None = None
@@ -81,7 +82,7 @@ def working(services: Services, threads: int = 4) -> Iterator[RunLog]:
         yield log
     finally:
         worker.stop(STOP_WITHIN_MS)
-        services.broker.close()
+        services.redis.close()
 
 
 def stored_end(services: Services, exam: Exam) -> Ended | None:
@@ -104,22 +105,96 @@ def test_an_exam_becomes_absent_by_its_delayed_task(tmp_path: Path, redis_server
     assert timedelta() <= end.recorded_at - exam.deadline_at < timedelta(seconds=3)
 
 
-def test_the_task_of_a_decided_exam_is_skipped_however_often_it_comes(
-    tmp_path: Path, redis_server: PrivateRedis
-) -> None:
-    """Its tombstone is read and not consumed, and lives an hour longer than the task could be due."""
+def test_the_task_of_a_decided_exam_never_runs(tmp_path: Path, redis_server: PrivateRedis) -> None:
+    """Its tombstone keeps the id from being used again, and outlives the deadline by an hour."""
     services = services_for(tmp_path, redis_server)
     declare_actors(services, ["exams"])
     passed, running = started(services.register, a_start(seconds=60), a_start(seconds=0.5))
     services.register.record_results([a_result(passed.pk, services.clock.now())])
     with working(services) as log:
         for _ in range(2):
-            services.sender.send(MARK_ABSENT, passed.pk, task_id=passed.task_id)
-        runs = sorted(log.wait_for(3))
-    skipped = Run("mark_absent", passed.task_id, "skipped")
-    assert runs == sorted([skipped, skipped, Run("mark_absent", running.task_id, "done")])
-    left_ms = redis_server.client().pttl(RedisKeys("invigil").tombstone(passed.task_id))
+            with pytest.raises(TaskIdTaken, match="REVOKED"):
+                services.sender.send(MARK_ABSENT, passed.pk, task_id=passed.task_id)
+        assert log.wait_for(1) == [Run("mark_absent", running.task_id, "done")]
+    left_ms = redis_server.client().pttl(RedisKeys("invigil").key("ended", pack_id(passed.task_id)))
     assert HOUR_MS + 50_000 < left_ms <= HOUR_MS + 60_000
+
+
+def test_exams_due_together_become_absent_in_batches(tmp_path: Path, redis_server: PrivateRedis) -> None:
+    """One run of the body settles many; each of their tasks has its own state, and each exam its own outcome."""
+    services = services_for(tmp_path, redis_server)
+    batches: list[int] = []
+    body = BODIES[MARK_ABSENT](services)
+
+    def counted(pks: Sequence[str]) -> None:
+        batches.append(len(pks))
+        body(pks)
+
+    declare(services, MARK_ABSENT, counted)
+    exams = started(services.register, *[a_start(seconds=1)] * EXAMS_TOGETHER)
+    decided = exams[::10]
+    services.register.record_results([a_result(exam.pk, services.clock.now()) for exam in decided])
+    silent = [exam for exam in exams if exam not in decided]
+    with working(services):
+        eventually(lambda: sum(batches) == len(silent), what=f"the end of {len(silent)} exams")
+        services.broker.join(MARK_ABSENT.queue, timeout=STOP_WITHIN_MS)
+    assert max(batches) <= MARK_ABSENT.together
+    assert len(batches) <= len(silent) / 10
+    states = [services.broker.engine.look_up(exam.task_id) for exam in silent]
+    assert [(state.state, state.deliveries, state.retries) for state in states] == [(State.SUCCESS, 1, 0)] * len(silent)
+    ends = [stored_end(services, exam) for exam in exams]
+    assert [end and end.status for end in ends] == [Status.PASS if exam in decided else Status.ABSENT for exam in exams]
+
+
+def test_one_damaged_exam_of_a_batch_fails_alone(tmp_path: Path, redis_server: PrivateRedis) -> None:
+    """The others are absent at once; after it they are tried once more, each by itself, and have nothing left to do."""
+    services = services_for(tmp_path, redis_server)
+    quick = replace(MARK_ABSENT, max_retries=2, min_backoff=timedelta(milliseconds=20))
+    declare(services, quick, BODIES[MARK_ABSENT](services))
+    exams = started(services.register, *[a_start(seconds=0.5)] * 20)
+    damaged = exams[7]
+    next(tmp_path.rglob(f"{damaged.pk}.1")).write_text("{")
+    with working(services):
+        services.broker.join(MARK_ABSENT.queue, timeout=STOP_WITHIN_MS)
+    states = {exam.pk: services.broker.engine.look_up(exam.task_id) for exam in exams}
+    failed = states.pop(damaged.pk)
+    assert (failed.state, failed.retries, failed.error and failed.error.type) == (
+        State.FAILURE,
+        2,
+        "shared.errors.StoreDamaged",
+    )
+    assert {state.state for state in states.values()} == {State.SUCCESS}
+    assert {end and end.status for exam in exams if exam != damaged for end in [stored_end(services, exam)]} == {
+        Status.ABSENT
+    }
+    assert [letter.state.id for letter in services.broker.engine.dead_letters("exams", 10)] == [damaged.task_id]
+
+
+def test_how_a_task_ended_is_known_for_as_long_as_is_set(tmp_path: Path, redis_server: PrivateRedis) -> None:
+    """INVIGIL_RESULT_SECONDS, but for tasks that the catalog gives a time of their own."""
+    services = services_for(tmp_path, redis_server, RESULT_SECONDS="90", MESSAGE_SECONDS="0.5")
+    declare_actors(services, ["default", "exams"])
+    with working(services) as log:
+        ids = [services.sender.send(PRINT_MESSAGE, "hello"), services.sender.send(SWEEP)]
+        log.wait_for(2)
+        services.broker.join(PRINT_MESSAGE.queue, timeout=STOP_WITHIN_MS)
+    assert [services.broker.engine.look_up(task_id).state for task_id in ids] == [State.SUCCESS] * 2
+    message_ms, sweep_ms = (
+        redis_server.client().pttl(RedisKeys("invigil").key("ended", pack_id(task_id))) for task_id in ids
+    )
+    assert 60_000 < message_ms <= 90_000
+    assert HOUR_MS - 30_000 < sweep_ms <= HOUR_MS
+
+
+def test_how_a_task_ended_is_forgotten_after_that(tmp_path: Path, redis_server: PrivateRedis) -> None:
+    """Of a task that has ended nothing at all is left in Redis then."""
+    services = services_for(tmp_path, redis_server, RESULT_SECONDS="0.5", MESSAGE_SECONDS="0.5")
+    declare_actors(services, ["default"])
+    with working(services) as log:
+        task_id = services.sender.send(PRINT_MESSAGE, "hello")
+        log.wait_for(1)
+    eventually(lambda: not _is_known(services, task_id), what="its end is forgotten")
+    assert redis_server.client().keys() == [RedisKeys("invigil").key("turns", "default")]
 
 
 def test_a_digest_that_fails_is_retried_with_backoff_until_it_is_sent(
@@ -165,15 +240,15 @@ def test_a_task_over_its_time_limit_is_ended_and_its_thread_goes_on(tmp_path: Pa
     services = services_for(tmp_path, redis_server)
     stuck = Event()
 
-    def body(pk: str) -> None:
-        if pk == "slow":
+    def body(message: str) -> None:
+        if message == "slow":
             while not stuck.wait(0.01):
                 pass
 
-    declare(services, replace(MARK_ABSENT, time_limit=timedelta(milliseconds=100), max_retries=0), body)
+    declare(services, replace(PRINT_MESSAGE, time_limit=timedelta(milliseconds=100), max_retries=0), body)
     with working(services, threads=1) as log:
-        for pk in ("slow", "quick"):
-            services.sender.send(MARK_ABSENT, pk, task_id=pk)
+        for message in ("slow", "quick"):
+            services.sender.send(PRINT_MESSAGE, message, task_id=message)
         try:
             runs = log.wait_for(2)
         finally:
@@ -204,27 +279,30 @@ def test_the_sweep_settles_what_an_emptied_redis_has_forgotten(
 
 
 def test_a_sweep_goes_ahead_of_the_deadlines_that_wait(tmp_path: Path, redis_server: PrivateRedis) -> None:
-    """All threads are busy: the sweep, sent last, is run before the deadlines that have been fetched before it."""
+    """All threads are busy: the sweep, sent last, is run before the deadlines that were sent before it."""
     services = services_for(tmp_path, redis_server)
-    both_run, may_end = Barrier(3), {"first": Event(), "second": Event()}
+    has_begun, may_end = Event(), Event()
     order: list[str] = []
 
-    def deadline(pk: str) -> None:
-        if pk in may_end:
-            both_run.wait(WITHIN_S)
-            assert may_end[pk].wait(WITHIN_S)
-        order.append(pk)
+    def deadlines(pks: Sequence[str]) -> None:
+        has_begun.set()
+        assert may_end.wait(WITHIN_S)
+        order.extend(pks)
 
-    declare(services, MARK_ABSENT, deadline)
+    declare(services, MARK_ABSENT, deadlines)
     declare(services, SWEEP, lambda: order.append("sweep"))
-    with working(services, threads=2) as log:
-        for pk in may_end:
-            services.sender.send(MARK_ABSENT, pk)
-        both_run.wait(WITHIN_S)
-        services.sender.send(MARK_ABSENT, "waiting")
+    with working(services, threads=1) as log:
+        services.sender.send(MARK_ABSENT, "first")
+        assert has_begun.wait(WITHIN_S)
+        services.sender.send_many([Sending(MARK_ABSENT, (f"waiting {number}",)) for number in range(3)])
         services.sender.send(SWEEP)
-        eventually(lambda: log.worker.work_queue.qsize() == 2, what="the fetch of both")
-        may_end["first"].set()
+        may_end.set()
         log.wait_for(3)
-        may_end["second"].set()
-    assert order[:3] == ["first", "sweep", "waiting"]
+    assert order == ["first", "sweep", "waiting 0", "waiting 1", "waiting 2"]
+
+
+def _is_known(services: Services, task_id: str) -> bool:
+    try:
+        return services.broker.engine.look_up(task_id).is_over
+    except TaskNotFound:
+        return False

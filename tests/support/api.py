@@ -7,7 +7,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from dramatiq import Message
 from falcon.testing import ASGIConductor, Result
 
 from api.app import create_app
@@ -15,6 +14,7 @@ from api.keys import SCOPES, KeyFile
 from shared.clock import Clock
 from shared.services import Services, for_callers
 from shared.settings import Settings
+from tests.support.tasks import TasksInRedis
 
 
 def settings_in(folder: Path, redis_url: str, **more: str) -> Settings:
@@ -44,6 +44,7 @@ class Api:
 
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         self.services: Services = for_callers(settings, clock)
+        self.tasks = TasksInRedis(self.services.redis, settings.namespace)
         self.keys = KeyFile(str(settings.keys))
         self._key = self.keys.new("tests", SCOPES, self.services.clock.now(), lifetime=None)
         self._conductor = ASGIConductor(create_app(self.services))
@@ -89,11 +90,6 @@ class Api:
         answer = self.call("POST", "/v1/exams", json=fields)
         assert answer.status_code == 201, answer.text
         return dict(answer.json)
-
-    def queued(self, queue: str) -> list[Message[Any]]:
-        """The messages that Redis holds for this queue; `exams.DQ` has the delayed ones of `exams`."""
-        raw = self.services.redis.hvals(f"{self.services.settings.namespace}:dramatiq:{queue}.msgs")
-        return [Message.decode(each) for each in raw if isinstance(each, bytes)]
 
     def state(self) -> tuple[dict[str, bytes], dict[bytes, bytes]]:
         """Every file of the store and every key in Redis, with what it holds."""

@@ -5,25 +5,23 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from threading import Event
-from typing import cast
 
 import pytest
-from dramatiq import Message
-from dramatiq.brokers.stub import StubBroker
 
-from shared.broker.breaker import Breaker
-from shared.broker.connection import BatchingBroker
-from shared.errors import SettingsError, StoreUnavailable
+from shared.broker.interrupts import Revoked
+from shared.errors import SettingsError, StoreDamaged, StoreUnavailable
 from shared.exams.model import Status
 from shared.exams.pk import new_pk
 from shared.exams.register import ExamRegister
-from shared.services import for_worker
+from shared.services import for_callers, for_worker
 from shared.settings import Settings
 from shared.tasks.catalog import CATALOG, MARK_ABSENT, QUEUES, SWEEP
 from shared.tasks.sender import TaskSender
 from tests.support.clock import ManualClock
 from tests.support.disk import WatchedDisk
-from tests.support.exam_files import AlarmLog, a_result, a_start, open_process, started
+from tests.support.exam_files import AlarmLog, a_result, a_start, open_process, present, started
+from tests.support.redis_server import PrivateRedis
+from tests.support.tasks import TasksInRedis
 from tests.support.waiting import eventually
 from worker.actors import BODIES, declare_actors
 from worker.actors.exams import mark_absent, sweep
@@ -32,15 +30,16 @@ WITHIN_S = 10
 
 
 @pytest.fixture
-def broker() -> Iterator[StubBroker]:
-    broker = StubBroker(middleware=[])
-    yield broker
-    broker.close()
+def tasks(redis_server: PrivateRedis) -> TasksInRedis:
+    return TasksInRedis(redis_server.client())
 
 
 @pytest.fixture
-def sender(broker: StubBroker) -> TaskSender:
-    return TaskSender(cast(BatchingBroker, broker), Breaker())  # one message at a time, they are alike
+def sender(tmp_path: Path, redis_server: PrivateRedis) -> Iterator[TaskSender]:
+    """Sends to where `tasks` looks."""
+    services = for_callers(_settings(tmp_path, REDIS_URL=redis_server.url))
+    yield services.sender
+    services.redis.close()
 
 
 @pytest.fixture
@@ -48,10 +47,10 @@ def register(tmp_path: Path, clock: ManualClock) -> ExamRegister:
     return open_process(WatchedDisk(tmp_path), clock).register
 
 
-def sent(broker: StubBroker) -> list[Message[None]]:
-    """What waits in the queue of exams, due at once or delayed."""
-    queues = (broker.queues["exams"], broker.queues["exams.DQ"])
-    return [Message.decode(raw) for queue in queues for raw in tuple(queue.queue)]
+def sent(tasks: TasksInRedis) -> list[str]:
+    """The names of the tasks that wait in the queue of exams, for a worker or for their time."""
+    messages = [*tasks.ready("exams"), *(message for message, _ in tasks.due("exams"))]
+    return [message.actor_name for message in messages]
 
 
 class ScriptedRegister(ExamRegister):
@@ -85,7 +84,7 @@ def test_every_task_has_exactly_one_body() -> None:
 
 @pytest.mark.parametrize("queues", [QUEUES, ("exams",), ("default", "mail")])
 def test_a_worker_declares_the_tasks_of_its_queues_and_no_others(tmp_path: Path, queues: tuple[str, ...]) -> None:
-    """Each as the catalog says: queue, precedence, limits."""
+    """Each as the catalog says: queue, priority, limits; and that a run may be revoked is not taken for a failure."""
     services = for_worker(_settings(tmp_path))
     declare_actors(services, queues)
     declared = {
@@ -94,13 +93,16 @@ def test_a_worker_declares_the_tasks_of_its_queues_and_no_others(tmp_path: Path,
     assert declared == {
         task.name: (
             task.queue,
-            task.precedence,
+            -task.priority,
             {
+                "together": task.together,
                 "time_limit": task.time_limit.total_seconds() * 1000,
                 "max_retries": task.max_retries,
                 "min_backoff": task.min_backoff.total_seconds() * 1000,
                 "max_backoff": task.max_backoff.total_seconds() * 1000,
-            },
+                "throws": (Revoked,),
+            }
+            | ({} if task.keep is None else {"result_ttl": task.keep.total_seconds() * 1000}),
         )
         for task in CATALOG
         if task.queue in queues
@@ -121,82 +123,117 @@ def test_a_worker_for_mail_needs_to_know_where_it_goes(tmp_path: Path, missing: 
 
 @pytest.mark.parametrize("margin_s", [0, 0.5])
 def test_an_exam_becomes_absent_at_its_deadline(
-    tmp_path: Path, clock: ManualClock, sender: TaskSender, broker: StubBroker, margin_s: float
+    tmp_path: Path, clock: ManualClock, sender: TaskSender, tasks: TasksInRedis, margin_s: float
 ) -> None:
     """As of the deadline itself, once the margin has passed."""
     margin = timedelta(seconds=margin_s)
     register = _register(tmp_path, clock, margin)
     (exam,) = started(register, a_start(seconds=120))
     clock.move(seconds=120 + margin_s)
-    mark_absent(register, sender, clock, margin)(exam.pk)
+    mark_absent(register, sender, margin)([exam.pk])
     ended = register.read(exam.pk)
     assert (ended.status, ended.ended_at) == (Status.ABSENT, exam.deadline_at)
-    assert (clock.waits, sent(broker)) == ([], [])
+    assert (clock.waits, sent(tasks)) == ([], [])
 
 
 @pytest.mark.parametrize("early_ms", [1, 999, 2000])
 def test_a_task_that_is_a_little_early_waits(
-    register: ExamRegister, clock: ManualClock, sender: TaskSender, broker: StubBroker, early_ms: int
+    register: ExamRegister, clock: ManualClock, sender: TaskSender, tasks: TasksInRedis, early_ms: int
 ) -> None:
     """Up to two seconds, exactly until the deadline: clocks of hosts differ."""
     (exam,) = started(register, a_start(seconds=120))
     clock.set(exam.deadline_at - timedelta(milliseconds=early_ms))
-    mark_absent(register, sender, clock, timedelta())(exam.pk)
+    mark_absent(register, sender, timedelta())([exam.pk])
     assert clock.waits == [timedelta(milliseconds=early_ms)]
     assert register.read(exam.pk).status is Status.ABSENT
-    assert sent(broker) == []
+    assert sent(tasks) == []
 
 
 def test_a_task_that_is_much_too_early_sends_itself_again(
-    register: ExamRegister, clock: ManualClock, sender: TaskSender, broker: StubBroker
+    tmp_path: Path, sender: TaskSender, tasks: TasksInRedis
 ) -> None:
-    """Under the same id, due at the deadline; the exam goes on."""
+    """Under the same id, due at deadline and margin; the exam goes on."""
+    clock, margin = present(), timedelta(seconds=0.5)
+    register = _register(tmp_path, clock, margin)
     (exam,) = started(register, a_start(seconds=120))
-    clock.set(exam.deadline_at - timedelta(milliseconds=2001))
-    mark_absent(register, sender, clock, timedelta())(exam.pk)
+    clock.set(exam.deadline_at + margin - timedelta(milliseconds=2001))
+    mark_absent(register, sender, margin)([exam.pk])
     assert (clock.waits, register.read(exam.pk).status) == ([], Status.STARTED)
-    (again,) = sent(broker)
+    ((again, due_at),) = tasks.due("exams")
     assert (again.actor_name, again.args, again.message_id) == (MARK_ABSENT.name, (exam.pk,), exam.task_id)
-    assert again.options["eta"] > again.message_timestamp + 1900
+    assert due_at == exam.deadline_at + margin
 
 
 def test_a_decided_exam_stays_as_it_is(
-    register: ExamRegister, clock: ManualClock, sender: TaskSender, broker: StubBroker
+    register: ExamRegister, clock: ManualClock, sender: TaskSender, tasks: TasksInRedis
 ) -> None:
     """A task that runs all the same, or twice, changes nothing."""
     (exam,) = started(register, a_start(seconds=120))
     (passed,) = register.record_results([a_result(exam.pk, clock.now())])
     clock.move(seconds=121)
     for _ in range(2):
-        mark_absent(register, sender, clock, timedelta())(exam.pk)
+        mark_absent(register, sender, timedelta())([exam.pk])
     assert register.read(exam.pk) == passed
-    assert (clock.waits, sent(broker)) == ([], [])
+    assert (clock.waits, sent(tasks)) == ([], [])
 
 
 def test_the_task_of_an_exam_that_never_started_does_nothing(
-    register: ExamRegister, clock: ManualClock, sender: TaskSender, broker: StubBroker
+    register: ExamRegister, clock: ManualClock, sender: TaskSender, tasks: TasksInRedis
 ) -> None:
     """Its start was given up after the task had been sent: no error that would be tried again."""
-    mark_absent(register, sender, clock, timedelta())(new_pk(clock.now()))
-    assert (clock.waits, sent(broker)) == ([], [])
+    mark_absent(register, sender, timedelta())([new_pk(clock.now())])
+    assert (clock.waits, sent(tasks)) == ([], [])
+
+
+def test_many_are_settled_together_each_by_its_own_deadline(
+    tmp_path: Path, sender: TaskSender, tasks: TasksInRedis
+) -> None:
+    """Overdue, early by up to two seconds, decided, unknown and much too early: one wait, and all are seen to."""
+    clock = present()
+    register = _register(tmp_path, clock, timedelta())
+    overdue, soon, sooner, passed, far = started(
+        register, *[a_start(seconds=seconds) for seconds in (119, 121, 120.5, 120, 3600)]
+    )
+    register.record_results([a_result(passed.pk, clock.now())])
+    clock.move(seconds=120)
+    mark_absent(register, sender, timedelta())([far.pk, overdue.pk, new_pk(clock.now()), soon.pk, passed.pk, sooner.pk])
+    assert clock.waits == [timedelta(seconds=1)]
+    assert [register.read(exam.pk).ended_at for exam in (overdue, soon, sooner)] == [
+        exam.deadline_at for exam in (overdue, soon, sooner)
+    ]
+    assert [register.read(exam.pk).status for exam in (passed, far)] == [Status.PASS, Status.STARTED]
+    assert [(message.message_id, due_at) for message, due_at in tasks.due("exams")] == [(far.task_id, far.deadline_at)]
+
+
+def test_a_damaged_exam_keeps_none_of_the_others_from_its_end(
+    tmp_path: Path, register: ExamRegister, clock: ManualClock, sender: TaskSender, tasks: TasksInRedis
+) -> None:
+    """Those are decided; that one of them could not be is an error, so that they are tried again, each by itself."""
+    *exams, damaged = started(register, *[a_start(seconds=120)] * 3)
+    next(tmp_path.rglob(f"{damaged.pk}.1")).write_text("{")
+    clock.move(seconds=120)
+    with pytest.raises(StoreDamaged, match=damaged.pk):
+        mark_absent(register, sender, timedelta())([damaged.pk, *(exam.pk for exam in exams)])
+    assert [register.read(exam.pk).status for exam in exams] == [Status.ABSENT] * 2
+    assert sent(tasks) == []
 
 
 # sweep
 
 
 def test_a_sweep_sends_itself_again_while_work_is_left(
-    sender: TaskSender, broker: StubBroker, clock: ManualClock
+    sender: TaskSender, tasks: TasksInRedis, clock: ManualClock
 ) -> None:
     """At once and only then, so that a backlog ends in minutes and an idle system stays idle."""
     register = ScriptedRegister(True, False)
     body = sweep(register, sender, clock)
     body()
-    assert [(message.actor_name, message.args) for message in sent(broker)] == [(SWEEP.name, ())]
+    assert sent(tasks) == [SWEEP.name]
     body()
-    assert len(sent(broker)) == 1
+    assert sent(tasks) == [SWEEP.name]
 
 
-def test_a_sweep_runs_one_at_a_time(sender: TaskSender, broker: StubBroker, clock: ManualClock) -> None:
+def test_a_sweep_runs_one_at_a_time(sender: TaskSender, tasks: TasksInRedis, clock: ManualClock) -> None:
     """A second one beside it returns at once and leaves the work to the first."""
     register = ScriptedRegister(False, False)
     register.may_end.clear()
@@ -205,21 +242,21 @@ def test_a_sweep_runs_one_at_a_time(sender: TaskSender, broker: StubBroker, cloc
         first = pool.submit(body)
         assert register.has_begun.wait(WITHIN_S)
         body()
-        assert (register.sweeps, sent(broker)) == (1, [])
+        assert (register.sweeps, sent(tasks)) == (1, [])
         register.may_end.set()
         first.result(WITHIN_S)
     body()
     assert register.sweeps == 2
 
 
-def test_a_sweep_that_fails_does_not_stop_the_next(sender: TaskSender, broker: StubBroker, clock: ManualClock) -> None:
+def test_a_sweep_that_fails_does_not_stop_the_next(sender: TaskSender, tasks: TasksInRedis, clock: ManualClock) -> None:
     """The store was out of reach once."""
     register = ScriptedRegister(StoreUnavailable("no"), False)
     body = sweep(register, sender, clock)
     with pytest.raises(StoreUnavailable):
         body()
     body()
-    assert (register.sweeps, sent(broker)) == (2, [])
+    assert (register.sweeps, sent(tasks)) == (2, [])
 
 
 def test_a_sweep_that_never_came_back_does_not_stop_later_ones(sender: TaskSender, clock: ManualClock) -> None:
@@ -243,11 +280,12 @@ def _register(folder: Path, clock: ManualClock, margin: timedelta) -> ExamRegist
     return ExamRegister(process.exams, AlarmLog(), clock, margin)
 
 
-def _settings(folder: Path, without: str = "") -> Settings:
+def _settings(folder: Path, without: str = "", **more: str) -> Settings:
     environ = {
         "STORE": f"file://{folder}/store",
         "MAIL_URL": f"maildir://{folder}/mail",
         "MAIL_FROM": "invigil@example.org",
         "MAIL_TO": "dean@example.org",
+        **more,
     }
     return Settings.from_environ({f"INVIGIL_{name}": value for name, value in environ.items() if name != without})

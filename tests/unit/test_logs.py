@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.redis_server import PrivateRedis
+
 ROOT = Path(__file__).parents[2]
 SECRET = "Ada's secret, €"
 
@@ -24,12 +26,18 @@ except KeyError as error:
     structlog.get_logger("ours").error("failed", exc_info=error)
 """
 
-# A real Dramatiq worker: a task that succeeds, one that fails and is tried again, one skipped.
+# A real worker: a task that succeeds, one that fails and is tried again, one skipped.
 DRAMATIQ = """
 import sys, dramatiq
-from dramatiq.brokers.stub import StubBroker
+from datetime import timedelta
 from dramatiq.middleware import Middleware, Retries, SkipMessage
+from shared.broker.asking import Asking
+from shared.broker.broker import TaskBroker
+from shared.broker.connection import patient_client
+from shared.broker.engine import Engine
+from shared.broker.scripts import through_pool
 from shared.logs import configure_logs
+from shared.redis_keys import RedisKeys
 configure_logs(sys.argv[1], "worker")
 
 class SkipSome(Middleware):
@@ -37,8 +45,9 @@ class SkipSome(Middleware):
         if message.actor_name == "skipped":
             raise SkipMessage("cancelled")
 
-broker = StubBroker(middleware=[SkipSome(), Retries(max_retries=1, min_backoff=1, max_backoff=1)])
-broker.emit_after("process_boot")
+client, keys = patient_client(sys.argv[3]), RedisKeys("logs")
+engine = Engine(Asking(through_pool(client), keys), timedelta(minutes=1))
+broker = TaskBroker(engine, client, keys, [SkipSome(), Retries(max_retries=1, min_backoff=1, max_backoff=1)])
 body = {"succeeds": lambda text: None, "fails": lambda text: 1 / 0, "skipped": lambda text: None}
 actors = [dramatiq.actor(run, actor_name=name, broker=broker) for name, run in body.items()]
 worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=1)
@@ -46,7 +55,7 @@ worker.start()
 for actor in actors:
     actor.send(sys.argv[2])
     actor.send_with_options(kwargs={"text": sys.argv[2]})
-broker.join("default", fail_fast=False, timeout=10_000)
+broker.join("default", timeout=10_000)
 worker.stop()
 """
 
@@ -87,9 +96,9 @@ def test_the_console_format_is_for_people() -> None:
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_arguments_of_tasks_are_never_logged(log_format: str) -> None:
+def test_arguments_of_tasks_are_never_logged(redis_server: PrivateRedis, log_format: str) -> None:
     """Dramatiq writes messages as calls with their arguments; here only names and ids are left of them."""
-    text = written(DRAMATIQ, log_format, SECRET)
+    text = written(DRAMATIQ, log_format, SECRET, redis_server.url)
     assert "secret" not in text and "Ada" not in text
     assert "Failed to process message fails[" in text
     assert "Retrying message" in text and "Message skipped[" in text

@@ -1,40 +1,69 @@
 """A worker looks after its own threads."""
 
 import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 from dramatiq import Worker
-from dramatiq.brokers.stub import StubBroker
 
+from shared.broker.loops import Loop
 from shared.pulse import Pulse
-from worker.__main__ import watch
+from shared.services import Services, for_worker
+from shared.settings import Settings
+from tests.support.parts import settings_of
+from tests.support.redis_server import PrivateRedis
+from tests.support.waiting import eventually
+from worker.__main__ import start, watch
 
 SHORT = timedelta(milliseconds=1)
+WITHIN_S = 10
 
 
-def test_a_worker_ends_when_one_of_its_threads_has_died(tmp_path: Path) -> None:
+@pytest.fixture
+def services(tmp_path: Path, own_redis: PrivateRedis) -> Services:
+    return for_worker(Settings.from_environ(settings_of(tmp_path, own_redis.url)))
+
+
+@pytest.fixture
+def worker(services: Services) -> Iterator[Worker]:
+    """With nothing to do."""
+    worker = start(services.broker, ["exams"], 2)
+    yield worker
+    worker.stop()
+    services.redis.close()
+
+
+@pytest.fixture
+def loops(services: Services, worker: Worker) -> Sequence[Loop]:
+    """The engine's threads beside Dramatiq's."""
+    assert services.broker.lifecycle.parts is not None
+    return services.broker.lifecycle.parts.loops
+
+
+def test_a_worker_ends_when_one_of_its_threads_has_died(tmp_path: Path, worker: Worker) -> None:
     """Dramatiq would go on without it: a consumer gone means a queue that nobody reads."""
-    worker = Worker(StubBroker(), worker_threads=2)
-    worker.start()
     worker.workers[0].stop()
-    worker.workers[0].join(10)
-    assert not watch(worker, threading.Event(), Pulse(str(tmp_path / "pulse")), SHORT)
-    worker.stop()
+    worker.workers[0].join(WITHIN_S)
+    assert not watch(worker, [], threading.Event(), Pulse(str(tmp_path / "pulse")), SHORT)
 
 
-def test_a_worker_told_to_stop_is_whole(tmp_path: Path) -> None:
+def test_a_worker_ends_when_one_of_the_engine_s_threads_has_died(
+    tmp_path: Path, worker: Worker, loops: Sequence[Loop]
+) -> None:
+    """Without one of them tasks are not run, are run late or twice, or cannot be stopped."""
+    loops[-1].stop()
+    loops[-1].join(WITHIN_S)
+    assert not watch(worker, loops, threading.Event(), Pulse(str(tmp_path / "pulse")), SHORT)
+
+
+def test_a_worker_told_to_stop_is_whole(tmp_path: Path, worker: Worker, loops: Sequence[Loop]) -> None:
     """It was well until then, and shows it by its pulse."""
-    worker = Worker(StubBroker(), worker_threads=2)
-    worker.start()
-    stopping = threading.Event()
-    pulse = tmp_path / "pulse"
-    is_whole: list[bool] = []
-    watching = threading.Thread(target=lambda: is_whole.append(watch(worker, stopping, Pulse(str(pulse)), SHORT)))
-    watching.start()
-    while not pulse.exists():
-        watching.join(0.01)
-    stopping.set()
-    watching.join(10)
-    worker.stop()
-    assert is_whole == [True]
+    stopping, pulse = threading.Event(), tmp_path / "pulse"
+    with ThreadPoolExecutor(1) as pool:
+        is_whole = pool.submit(watch, worker, loops, stopping, Pulse(str(pulse)), SHORT)
+        eventually(pulse.exists, WITHIN_S, "a beat")
+        stopping.set()
+        assert is_whole.result(WITHIN_S)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Collection
+from typing import Any
 
 import dramatiq
 
@@ -25,21 +26,24 @@ def declare_actors(services: Services, queues: Collection[str]) -> None:
 
 def declare(services: Services, task: Task, body: Body) -> None:
     """Makes a Dramatiq actor of `body`, with the limits that the catalog gives `task`."""
+    keep: dict[str, Any] = {} if task.keep is None else {"result_ttl": task.keep // MILLISECOND}
     make_actor = dramatiq.actor(
         broker=services.broker,
         actor_name=task.name,
         queue_name=task.queue,
-        priority=task.precedence,
+        priority=-task.priority,  # of what this worker has fetched: there the lowest goes first
+        together=task.together,
         time_limit=task.time_limit // MILLISECOND,
         max_retries=task.max_retries,
         min_backoff=task.min_backoff // MILLISECOND,
         max_backoff=task.max_backoff // MILLISECOND,
+        **keep,
     )
     make_actor(body)
 
 
 def _mark_absent(services: Services) -> Body:
-    return exams.mark_absent(services.register, services.sender, services.clock, services.settings.settle_margin)
+    return exams.mark_absent(services.register, services.sender, services.settings.settle_margin)
 
 
 def _sweep(services: Services) -> Body:

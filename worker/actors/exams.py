@@ -1,12 +1,12 @@
 """Bodies of the tasks that end exams."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import structlog
 
 from shared.clock import Clock, rfc3339
-from shared.errors import ExamNotFound
+from shared.errors import ExamNotFound, InvigilError
 from shared.exams.register import ExamRegister
 from shared.tasks.catalog import MARK_ABSENT, SWEEP
 from shared.tasks.sender import TaskSender
@@ -15,19 +15,21 @@ _log = structlog.get_logger(__name__)
 
 
 def mark_absent(
-    register: ExamRegister, sender: TaskSender, clock: Clock, settle_margin: timedelta
-) -> Callable[[str], None]:
-    """Ends one exam at its deadline. Never returns with it undecided: a body much too early sends itself again."""
+    register: ExamRegister, sender: TaskSender, settle_margin: timedelta
+) -> Callable[[Sequence[str]], None]:
+    """Ends exams at their deadline. Never returns with one undecided: a task much too early sends itself again."""
 
-    def body(pk: str) -> None:
-        try:
-            exam = register.settle(pk)
-        except ExamNotFound:
-            _log.warning("exam_not_found", pk=pk)  # its start was given up after the task had been sent
-            return
-        if not exam.is_decided:
-            delay = exam.deadline_at + settle_margin - clock.now()
-            sender.send(MARK_ABSENT, pk, task_id=exam.task_id, delay=delay)
+    def body(pks: Sequence[str]) -> None:
+        failed: list[InvigilError] = []
+        for pk, exam in zip(pks, register.settle(pks), strict=True):
+            if isinstance(exam, ExamNotFound):
+                _log.warning("exam_not_found", pk=pk)  # its start was given up after the task had been sent
+            elif isinstance(exam, InvigilError):
+                failed.append(exam)
+            elif not exam.is_decided:
+                sender.send(MARK_ABSENT, pk, task_id=exam.task_id, due=exam.deadline_at + settle_margin)
+        if failed:
+            raise failed[0]  # each is tried again by itself
 
     return body
 

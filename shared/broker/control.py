@@ -1,0 +1,28 @@
+"""Hears which running tasks are to be interrupted."""
+
+from collections.abc import Callable
+
+import redis
+
+from shared.broker.loops import Loop
+from shared.broker.record import unpack_id
+from shared.redis_keys import RedisKeys
+
+LISTEN_S = 1.0
+
+
+class Control(Loop):
+    """Listens on this process's channel. What is said while the connection is broken, the next renewal says again."""
+
+    def __init__(self, client: "redis.Redis", keys: RedisKeys, process: str, interrupt: Callable[[str], None]) -> None:
+        super().__init__()
+        self._channel = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+        self._channel_key = keys.key("control", process)
+        self._interrupt = interrupt
+
+    def turn(self) -> None:
+        if not self._channel.subscribed:
+            self._channel.subscribe(self._channel_key)
+        heard = self._channel.get_message(timeout=LISTEN_S)
+        if heard is not None:
+            self._interrupt(unpack_id(heard["data"]))

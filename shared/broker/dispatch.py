@@ -1,0 +1,133 @@
+"""What a worker asks Redis for: tasks to run, and leave to run them. One method a script."""
+
+import itertools
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from dramatiq import Message
+from dramatiq.errors import DecodeError
+
+from shared.broker.asking import Asking, Due, in_script
+from shared.broker.deliveries import Delivery
+from shared.broker.record import NONCE_BYTES, encode, pack_record, unpack_id, unpack_record
+from shared.broker.states import WORKER_LOST, Outcome, State, about, error_of
+from shared.clock import MILLISECOND
+
+LEASE = timedelta(seconds=10)
+# In one script, so that none keeps Redis from others for more than a few milliseconds:
+PROMOTED_TOGETHER = 500
+REAPED_TOGETHER = 200
+
+
+class Promoted(NamedTuple):
+    """`next_in`: until the next task is due; `is_lapsed`: a lease has run out; `waiting`: queues with tasks ready."""
+
+    next_in: timedelta | None
+    is_lapsed: bool
+    waiting: list[str]
+
+
+class Fetched(NamedTuple):
+    """`is_alone`: the one delivery is to run with nothing beside it; `is_more`: others are ready."""
+
+    deliveries: list[Delivery]
+    is_alone: bool
+    is_more: bool
+
+
+class Dispatch:
+    """The worker's side. Every method raises BrokerUnavailable where Redis fails, and may be called again then.
+
+    `keep`: how long it is known how a task ended, unless a call says otherwise.
+    """
+
+    def __init__(self, asking: Asking, keep: timedelta) -> None:
+        self._ask = asking
+        self._keep = keep
+        self.process = os.urandom(6).hex()  # of two processes, even after a fork, no two tokens are alike
+        self._fetches = itertools.count()
+
+    def promote(self, queues: Sequence[str], *, wakes_another: bool) -> Promoted:
+        """Makes ready what is due. `wakes_another`: this process cannot take what is ready."""
+        next_in, is_lapsed, waiting = self._ask.one("promote", PROMOTED_TOGETHER, "1" if wakes_another else "", *queues)
+        return Promoted(
+            None if next_in < 0 else next_in * MILLISECOND, bool(is_lapsed), [queue.decode() for queue in waiting]
+        )
+
+    def fetch(self, queue: str, limit: int) -> Fetched:
+        """Takes at most `limit` tasks; one whose record cannot be read becomes a dead letter."""
+        token = f"{self.process}.{next(self._fetches)}"
+        is_alone, is_more, *found = self._ask.one("fetch", queue, limit, token, LEASE // MILLISECOND)
+        deliveries = []
+        for packed_id, record in zip(found[::2], found[1::2], strict=True):
+            try:
+                deliveries.append(Delivery(packed_id, unpack_record(packed_id, record), token))
+            except DecodeError as error:
+                outcome = Outcome(State.FAILURE, error=error_of(error))
+                self._finish(queue, packed_id, token, b"\0" * NONCE_BYTES, outcome)
+        return Fetched(deliveries, bool(is_alone), bool(is_more))
+
+    def begin(self, deliveries: Sequence[Delivery]) -> list[str]:
+        """For each `run`, `revoked`, `expired`, `done` (it has ended), or `lost` (it is held by somebody else)."""
+        calls = []
+        for delivery in deliveries:
+            record = delivery.record
+            expires = record.message.options.get("expires", 0)
+            kept = encode(about(record))
+            calls.append((*_held(delivery), record.nonce, expires, kept, self._ms(None)))
+        return [answer.decode() for answer in self._ask.each("begin", calls)]
+
+    def finish(
+        self, deliveries: Sequence[Delivery], outcome: Outcome, *, is_dead: bool = False, keep: timedelta | None = None
+    ) -> list[str]:
+        """For each `finished`, or `lost`. `is_dead`: its message stays among the dead letters.
+
+        Raises InvalidInput for a result that cannot be kept.
+        """
+        end = (*outcome.letters, self._ms(keep), outcome.pack(), "1" if is_dead else "")
+        calls = [(*_held(delivery), delivery.record.nonce, *end, _untold(delivery)) for delivery in deliveries]
+        return [answer.decode() for answer in self._ask.each("finish", calls)]
+
+    def retry(self, delivery: Delivery, message: Message[Any], due: Due, state: State, outcome: Outcome) -> str:
+        """Lets go of a task that is to run again, as `message` says: `retried`, `lost`, or `revoked` where it has been
+        cancelled meanwhile. `state`: RETRY, or PENDING for one that was only early. Raises InvalidInput.
+        """
+        record = pack_record(message, delivery.record.nonce)
+        retries = message.options.get("retries", 0)
+        after = (in_script(due), record, state, retries, outcome.pack(), self._ms(None))
+        return self._ask.text("retry", *_held(delivery), *after)
+
+    def renew(self, deliveries: Sequence[Delivery]) -> list[str]:
+        """For each `held`, `lost`, or `interrupt` where it runs and somebody wants it stopped."""
+        held = [argument for delivery in deliveries for argument in _held(delivery)]
+        return [answer.decode() for answer in self._ask.one("renew", LEASE // MILLISECOND, *held)]
+
+    def give_back(self, deliveries: Sequence[Delivery]) -> list[str]:
+        """For each `returned` or `lost` (a run that had begun is over), `revoked`, `buried` or `gone`."""
+        held = [argument for delivery in deliveries for argument in _held(delivery)]
+        return [answer.decode() for answer in self._ask.one("give_back", self._ms(None), WORKER_LOST, *held)]
+
+    def reap(self, queues: Sequence[str]) -> list[tuple[str, str]]:
+        """Takes back what is held under leases that have run out: each id, and what became of it."""
+        answer = self._ask.one("reap", REAPED_TOGETHER, self._ms(None), WORKER_LOST, *queues)
+        return [(unpack_id(id_), fate.decode()) for id_, fate in zip(answer[::2], answer[1::2], strict=True)]
+
+    def _finish(self, queue: str, packed_id: bytes, token: str, nonce: bytes, outcome: Outcome) -> None:
+        """The dead letter of what cannot be read."""
+        self._ask.one(
+            "finish", queue, packed_id, token, nonce, *outcome.letters, self._ms(None), outcome.pack(), "1", ""
+        )
+
+    def _ms(self, keep: timedelta | None) -> int:
+        return (self._keep if keep is None else keep) // MILLISECOND
+
+
+def _held(delivery: Delivery) -> tuple[str, bytes, str]:
+    return delivery.message.queue_name, delivery.packed_id, delivery.token
+
+
+def _untold(delivery: Delivery) -> bytes:
+    """What it is, unless its begin has told that."""
+    return encode(about(delivery.record)) if delivery.thread is None else b""

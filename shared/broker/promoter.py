@@ -1,0 +1,83 @@
+"""Makes tasks ready when they fall due, and takes back what lost workers held."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+import structlog
+
+from shared.broker.dispatch import REAPED_TOGETHER, Dispatch
+from shared.broker.loops import Loop
+from shared.broker.room import Room
+
+LOOK_EVERY = timedelta(seconds=1)
+
+# After Redis was away, leases have run out whose workers are well and about to renew them: nothing is taken back
+# before they had time to.
+REAP_AFTER_S = 5.0
+BROKEN_AFTER_S = 3.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Contact:
+    """Since when this process has been talking to Redis without a break; `monotonic` tells seconds."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._since: float | None = None
+        self._last = 0.0
+
+    def made(self) -> None:
+        """Redis has answered. If the last answer was long ago, this process or Redis stood still."""
+        now = self._monotonic()
+        if self._since is None or now - self._last > BROKEN_AFTER_S:
+            self._since = now
+        self._last = now
+
+    def lost(self) -> None:
+        self._since = None
+
+    @property
+    def is_steady(self) -> bool:
+        return self._since is not None and self._monotonic() - self._since >= REAP_AFTER_S
+
+
+class Promoter(Loop):
+    """Sleeps until the next task is due, at most LOOK_EVERY, unless `look_again` wakes it for one due before. Every
+    worker has one for its queues; that several look at once does no harm.
+    """
+
+    def __init__(self, dispatch: Dispatch, queues: Callable[[], Sequence[str]], room: Room) -> None:
+        super().__init__()
+        self._dispatch = dispatch
+        self._queues = queues
+        self._room = room
+        self._contact = Contact()
+        self._sooner = threading.Event()
+
+    def look_again(self) -> None:
+        self._sooner.set()
+
+    def turn(self) -> None:
+        self._sooner.clear()
+        queues = self._queues()
+        promoted = self._dispatch.promote(queues, wakes_another=not self._room.has_place)
+        self._contact.made()
+        self._room.signal(promoted.waiting)
+        if promoted.is_lapsed and self._contact.is_steady:
+            taken = self._dispatch.reap(queues)
+            for task_id, fate in taken:
+                _log.warning("taken_back", task_id=task_id, fate=fate)
+            if len(taken) >= REAPED_TOGETHER:
+                return  # there may be more of them
+        next_in = LOOK_EVERY if promoted.next_in is None else promoted.next_in
+        self._sooner.wait(min(next_in, LOOK_EVERY).total_seconds())
+
+    def broke_off(self) -> None:
+        self._contact.lost()
+
+    def stop(self) -> None:
+        super().stop()
+        self._sooner.set()

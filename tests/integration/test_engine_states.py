@@ -1,0 +1,823 @@
+"""What each call answers for a task in each state, what is told of it then, and for how long; on a real Redis."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import pytest
+import redis
+
+from shared.broker.asking import Asking
+from shared.broker.connection import patient_client
+from shared.broker.deliveries import Delivery
+from shared.broker.dispatch import Dispatch
+from shared.broker.engine import ENQUEUED_TOGETHER, TICK_REMEMBERED, Engine
+from shared.broker.record import Record, pack_id
+from shared.broker.round_trips import SharedRoundTrips
+from shared.broker.states import Outcome, Reason, State, TaskError, error_of
+from shared.clock import MILLISECOND, to_ms
+from shared.errors import BrokerUnavailable, TaskIdTaken, TaskNotFound
+from tests.support.engines import FAR, KEEP, QUEUE, EngineOnRedis, a_message
+from tests.support.redis_server import PrivateRedis
+from tests.support.waiting import eventually
+
+ID = "the-task"
+ERROR = TaskError("ValueError", "no", "Traceback")
+DONE = Outcome(State.SUCCESS, result=42)
+FAILED = Outcome(State.FAILURE, error=ERROR)
+WITHIN_S = 20
+
+T = TypeVar("T")
+
+
+@pytest.fixture
+def bench(redis_server: PrivateRedis) -> EngineOnRedis:
+    return EngineOnRedis(redis_server)
+
+
+# The table: a row a state, and what each verb answers for a task that is in it.
+
+
+def due(bench: EngineOnRedis) -> None:
+    bench.send(task_id=ID, due=FAR)
+
+
+def ready(bench: EngineOnRedis) -> None:
+    bench.send(task_id=ID)
+
+
+def prefetched(bench: EngineOnRedis) -> Delivery:
+    return bench.hold(task_id=ID)
+
+
+def running(bench: EngineOnRedis) -> Delivery:
+    return bench.run(task_id=ID)
+
+
+def waiting_to_be_retried(bench: EngineOnRedis) -> Delivery:
+    delivery = bench.run(task_id=ID)
+    outcome = Outcome(State.RETRY, error=ERROR)
+    assert bench.worker.retry(delivery, a_message(task_id=ID, retries=1), FAR, State.RETRY, outcome) == "retried"
+    return delivery
+
+
+def retried_and_prefetched(bench: EngineOnRedis) -> Delivery:
+    waiting_to_be_retried(bench)
+    bench.engine.move(ID, None)
+    (delivery,) = bench.fetch()
+    return delivery
+
+
+def ended_as(outcome: Outcome, is_dead: bool = False) -> Callable[[EngineOnRedis], Delivery]:
+    def end(bench: EngineOnRedis) -> Delivery:
+        delivery = bench.run(task_id=ID)
+        assert bench.worker.finish([delivery], outcome, is_dead=is_dead) == ["finished"]
+        return delivery
+
+    return end
+
+
+def cancelled_while_prefetched(bench: EngineOnRedis) -> Delivery:
+    delivery = bench.hold(task_id=ID)
+    assert bench.engine.cancel([ID]) == ["revoked"]
+    return delivery
+
+
+def unknown(bench: EngineOnRedis) -> None:
+    """No task has had this id."""
+
+
+class Row(NamedTuple):
+    """`begin`, `finish`, `retry`, `renew` and `give_back` are asked by who held the task last, or by a stranger."""
+
+    bring: Callable[[EngineOnRedis], Delivery | None]
+    state: State | None
+    enqueue: State | None
+    cancel: str
+    move: str
+    begin: str
+    finish: str
+    retry: str
+    renew: str
+    give_back: str
+
+
+PENDING, STARTED, RETRY = State.PENDING, State.STARTED, State.RETRY
+SUCCESS, FAILURE, IGNORED, REVOKED = State.SUCCESS, State.FAILURE, State.IGNORED, State.REVOKED
+HELD = ("finished", "retried", "held", "returned")
+LOST = ("lost", "lost", "lost", "lost")
+TABLE = {
+    "due": Row(due, PENDING, PENDING, "revoked", "moved", "lost", *LOST),
+    "ready": Row(ready, PENDING, PENDING, "revoked", "moved", "lost", *LOST),
+    "prefetched": Row(prefetched, PENDING, PENDING, "revoked", "moved", "run", *HELD),
+    "running": Row(running, STARTED, STARTED, "running", "running", "run", "finished", "retried", "held", "lost"),
+    "waiting to be retried": Row(waiting_to_be_retried, RETRY, RETRY, "revoked", "moved", "lost", *LOST),
+    "retried and prefetched": Row(retried_and_prefetched, RETRY, RETRY, "revoked", "moved", "run", *HELD),
+    "SUCCESS": Row(ended_as(DONE), SUCCESS, SUCCESS, "too_late", "ended", "done", *LOST),
+    "FAILURE": Row(ended_as(FAILED), FAILURE, FAILURE, "too_late", "ended", "done", *LOST),
+    "IGNORED": Row(ended_as(Outcome(IGNORED)), IGNORED, IGNORED, "too_late", "ended", "done", *LOST),
+    "REVOKED": Row(cancelled_while_prefetched, REVOKED, REVOKED, "revoked", "ended", "revoked", *LOST),
+    "dead letter": Row(ended_as(FAILED, is_dead=True), FAILURE, FAILURE, "too_late", "ended", "done", *LOST),
+    "unknown": Row(unknown, None, None, "unknown", "unknown", "lost", *LOST),
+}
+in_each_state = pytest.mark.parametrize("row", TABLE.values(), ids=TABLE.keys())
+
+
+def a_stranger() -> Delivery:
+    """A delivery that never was."""
+    return Delivery(pack_id(ID), Record(a_message(task_id=ID), 5, b"none"), "stranger.0")
+
+
+@in_each_state
+def test_look_up_tells_the_state(bench: EngineOnRedis, row: Row) -> None:
+    row.bring(bench)
+    if row.state is None:
+        with pytest.raises(TaskNotFound):
+            bench.engine.look_up(ID)
+    else:
+        assert bench.engine.look_up(ID).state is row.state
+
+
+@in_each_state
+def test_enqueueing_under_its_id_is_refused_with_the_state(bench: EngineOnRedis, row: Row) -> None:
+    """And changes nothing."""
+    row.bring(bench)
+    before = dump(bench)
+    assert bench.engine.enqueue([(a_message("other", task_id=ID), None)]) == [row.enqueue]
+    assert row.enqueue is None or dump(bench) == before
+
+
+@in_each_state
+def test_cancel(bench: EngineOnRedis, row: Row) -> None:
+    row.bring(bench)
+    assert bench.engine.cancel([ID]) == [row.cancel]
+    if row.cancel == "revoked":
+        assert bench.engine.look_up(ID).state is REVOKED
+        assert bench.engine.stats([QUEUE])[QUEUE].is_empty
+
+
+@in_each_state
+def test_move(bench: EngineOnRedis, row: Row) -> None:
+    row.bring(bench)
+    assert bench.engine.move(ID, 2 * FAR) == row.move
+    if row.move == "moved":
+        due_at = bench.engine.look_up(ID).due_at
+        assert due_at is not None
+        assert abs(due_at - bench.now() - 2 * FAR) < timedelta(minutes=1)
+        assert bench.engine.move(ID, None) == "moved"
+        assert bench.ready() == [ID]
+
+
+@in_each_state
+@pytest.mark.parametrize("verb", ["begin", "finish", "retry", "renew", "give_back"])
+def test_a_worker_asks(bench: EngineOnRedis, row: Row, verb: str) -> None:
+    """Who does not hold the task changes nothing by it."""
+    delivery = row.bring(bench) or a_stranger()
+    before = dump(bench)
+    answers: dict[str, Callable[[], list[str]]] = {
+        "begin": lambda: bench.worker.begin([delivery]),
+        "finish": lambda: bench.worker.finish([delivery], DONE),
+        "retry": lambda: [bench.worker.retry(delivery, delivery.message, None, RETRY, Outcome(RETRY))],
+        "renew": lambda: bench.worker.renew([delivery]),
+        "give_back": lambda: bench.worker.give_back([delivery]),
+    }
+    expected = getattr(row, verb)
+    assert answers[verb]() == [expected]
+    holds = row.renew == "held"
+    assert holds or dump(bench) == before
+
+
+@in_each_state
+def test_another_worker_changes_nothing(bench: EngineOnRedis, row: Row) -> None:
+    """Whatever the state, a token that does not hold the task ends nothing."""
+    row.bring(bench)
+    stranger = a_stranger()
+    before = dump(bench)
+    assert bench.worker.finish([stranger], DONE) == ["lost"]
+    assert bench.worker.retry(stranger, stranger.message, None, RETRY, Outcome(RETRY)) == "lost"
+    assert bench.worker.renew([stranger]) == ["lost"]
+    assert bench.worker.give_back([stranger]) == ["lost"]
+    assert bench.worker.begin([stranger]) != ["run"]
+    assert dump(bench) == before
+
+
+def dump(bench: EngineOnRedis) -> dict[bytes, Any]:
+    """All that is stored, but for when leases end and the signals."""
+    names: Any = bench.client.keys()
+    passing = {bench.keys.key("leases", QUEUE), bench.keys.key("signal", QUEUE)}
+    return {name: bench.client.dump(name) for name in names if name not in passing}
+
+
+# What is told of a task
+
+
+def test_a_due_task_is_told_with_its_times(bench: EngineOnRedis) -> None:
+    due_at = bench.now() + FAR
+    message = a_message("x", queue=QUEUE, priority=7)
+    bench.engine.enqueue([(message, due_at)])
+    told = bench.engine.look_up(message.message_id)
+    assert (told.task, told.queue, told.priority, told.due_at) == ("body", QUEUE, 7, due_at)
+    assert told.enqueued_at is not None
+    assert told.enqueued_at <= bench.now()
+    assert (told.started_at, told.ended_at, told.retries, told.deliveries) == (None, None, 0, 0)
+
+
+def test_an_end_is_told_with_its_instants_and_what_came_of_it(bench: EngineOnRedis) -> None:
+    sent_at = bench.now()
+    delivery = bench.run(task_id=ID, priority=3)
+    started = bench.engine.look_up(ID)
+    assert started.started_at is not None
+    assert bench.worker.finish([delivery], Outcome(SUCCESS, result={"a": [1, None, "ß"]})) == ["finished"]
+    told = bench.engine.look_up(ID)
+    assert (told.state, told.reason, told.result, told.error) == (SUCCESS, None, {"a": [1, None, "ß"]}, None)
+    assert (told.task, told.queue, told.priority, told.retries, told.deliveries) == ("body", QUEUE, 3, 0, 1)
+    assert told.enqueued_at is not None
+    assert told.ended_at is not None
+    assert told.started_at == started.started_at
+    assert sent_at - timedelta(seconds=1) <= told.enqueued_at <= told.started_at <= told.ended_at <= bench.now()
+    assert told.time_taken == told.ended_at - told.started_at
+
+
+def test_an_error_is_told_with_its_traceback(bench: EngineOnRedis) -> None:
+    def fail() -> None:
+        raise ValueError("no such exam")
+
+    with pytest.raises(ValueError, match="no such exam") as raised:
+        fail()
+    delivery = bench.run(task_id=ID)
+    bench.worker.finish([delivery], Outcome(FAILURE, error=error_of(raised.value)), is_dead=True)
+    error = bench.engine.look_up(ID).error
+    assert error is not None
+    assert (error.type, error.message) == ("ValueError", "no such exam")
+    assert error.traceback is not None
+    assert "in fail" in error.traceback
+
+
+def test_retries_and_deliveries_are_counted_and_the_last_error_is_told(bench: EngineOnRedis) -> None:
+    delivery = bench.run(task_id=ID)
+    for retries in (1, 2):
+        message = delivery.message.copy(options={"retries": retries})
+        assert bench.worker.retry(delivery, message, None, RETRY, Outcome(RETRY, error=ERROR)) == "retried"
+        told = bench.engine.look_up(ID)
+        assert (told.state, told.retries, told.deliveries, told.error) == (RETRY, retries, retries, ERROR)
+        (delivery,) = bench.fetch()
+        assert delivery.message.options["retries"] == retries
+        assert bench.worker.begin([delivery]) == ["run"]
+    bench.worker.finish([delivery], DONE)
+    told = bench.engine.look_up(ID)
+    assert (told.state, told.retries, told.deliveries, told.result, told.error) == (SUCCESS, 2, 3, 42, None)
+
+
+def test_a_retry_that_is_returned_is_still_a_retry(bench: EngineOnRedis) -> None:
+    assert bench.worker.give_back([retried_and_prefetched(bench)]) == ["returned"]
+    assert bench.engine.look_up(ID).state is RETRY
+
+
+def test_a_begin_whose_answer_was_lost_counts_once(bench: EngineOnRedis) -> None:
+    delivery = bench.run(task_id=ID)
+    assert bench.worker.begin([delivery]) == ["run"]
+    assert bench.engine.look_up(ID).deliveries == 1
+
+
+def test_what_has_expired_does_not_run(bench: EngineOnRedis) -> None:
+    delivery = bench.hold(task_id=ID, expires=1)
+    assert bench.worker.begin([delivery]) == ["expired"]
+    told = bench.engine.look_up(ID)
+    assert (told.state, told.reason, told.task) == (REVOKED, Reason.EXPIRED, "body")
+    assert bench.engine.stats([QUEUE])[QUEUE].is_empty
+
+
+def test_what_expires_later_runs(bench: EngineOnRedis) -> None:
+    delivery = bench.hold(expires=to_ms(bench.now() + FAR))
+    assert bench.worker.begin([delivery]) == ["run"]
+
+
+# Cancelling
+
+
+def test_a_run_that_is_cancelled_goes_on_and_none_follows_it(bench: EngineOnRedis) -> None:
+    delivery = bench.run(task_id=ID)
+    assert bench.engine.cancel([ID]) == ["running"]
+    assert bench.worker.renew([delivery]) == ["held"]
+    assert bench.worker.retry(delivery, delivery.message, None, RETRY, Outcome(RETRY, error=ERROR)) == "revoked"
+    told = bench.engine.look_up(ID)
+    assert (told.state, told.reason, told.deliveries) == (REVOKED, Reason.CANCELLED, 1)
+
+
+def test_a_run_that_is_cancelled_may_still_succeed(bench: EngineOnRedis) -> None:
+    delivery = bench.run(task_id=ID)
+    assert bench.engine.cancel([ID]) == ["running"]
+    assert bench.worker.finish([delivery], DONE) == ["finished"]
+    assert bench.engine.cancel([ID]) == ["too_late"]
+
+
+@pytest.mark.parametrize("how", ["returned", "lost"])
+def test_a_run_that_is_cancelled_ends_when_it_is_taken_back(bench: EngineOnRedis, how: str) -> None:
+    delivery = bench.run(task_id=ID)
+    bench.engine.cancel([ID])
+    if how == "returned":
+        assert bench.worker.give_back([delivery]) == ["revoked"]
+    else:
+        bench.end_leases([ID])
+        assert bench.worker.reap([QUEUE]) == [(ID, "revoked")]
+    assert bench.engine.look_up(ID).state is REVOKED
+    assert bench.engine.stats([QUEUE])[QUEUE].is_empty
+
+
+def test_an_interrupt_is_told_to_the_process_that_runs_it_and_with_each_renewal(bench: EngineOnRedis) -> None:
+    """A cancel after it that interrupts nothing takes nothing back."""
+    delivery = bench.run(task_id=ID)
+    with bench.client.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
+        channel.subscribe(bench.keys.key("control", bench.worker.process))
+        channel.get_message(timeout=WITHIN_S)
+        assert bench.engine.cancel([ID], interrupts=True) == ["running"]
+        heard = eventually(lambda: channel.get_message(timeout=1))
+        assert heard["data"] == pack_id(ID)
+    assert bench.worker.renew([delivery]) == ["interrupt"]
+    assert bench.engine.cancel([ID]) == ["running"]
+    assert bench.worker.renew([delivery]) == ["interrupt"]
+
+
+def test_a_delivery_under_way_finds_the_tombstone(bench: EngineOnRedis) -> None:
+    """Again and again: it is read, never consumed."""
+    delivery = cancelled_while_prefetched(bench)
+    assert [bench.worker.begin([delivery]) for _ in range(3)] == [["revoked"]] * 3
+
+
+# How long an end is known
+
+
+def test_an_end_is_kept_as_long_as_is_said(bench: EngineOnRedis) -> None:
+    delivery = bench.run(task_id=ID)
+    bench.worker.finish([delivery], DONE, keep=timedelta(minutes=5))
+    assert_kept(bench, timedelta(minutes=5))
+
+
+def test_an_end_is_kept_as_long_as_usual(bench: EngineOnRedis) -> None:
+    ended_as(DONE)(bench)
+    assert_kept(bench, KEEP)
+
+
+def test_an_end_that_nobody_wants_to_know_is_an_end_all_the_same(bench: EngineOnRedis) -> None:
+    delivery = bench.run(task_id=ID)
+    assert bench.worker.finish([delivery], DONE, keep=timedelta()) == ["finished"]
+    assert bench.engine.cancel([bench.send(due=FAR)], keep=timedelta(microseconds=1)) == ["revoked"]
+    assert bench.engine.stats([QUEUE])[QUEUE].is_empty
+    assert bench.client.hlen(bench.keys.key("messages")) == 0
+
+
+def test_a_dead_letter_s_end_is_known_longer_than_the_letter_is_kept(bench: EngineOnRedis) -> None:
+    ended_as(FAILED, is_dead=True)(bench)
+    assert_kept(bench, timedelta(days=8))
+
+
+def test_a_tombstone_takes_12_bytes_and_outlives_the_time_at_which_the_task_was_due(bench: EngineOnRedis) -> None:
+    bench.send(task_id=ID, due=FAR)
+    assert bench.engine.cancel([ID], keep=timedelta(hours=1)) == ["revoked"]
+    assert bench.client.strlen(bench.keys.key("ended", pack_id(ID))) == 12
+    assert_kept(bench, FAR + timedelta(hours=1))
+
+
+def test_a_tombstone_of_a_task_that_was_ready_is_kept_as_long_as_is_said(bench: EngineOnRedis) -> None:
+    bench.send(task_id=ID)
+    assert bench.engine.cancel([ID]) == ["revoked"]
+    assert bench.client.strlen(bench.keys.key("ended", pack_id(ID))) == 12
+    assert_kept(bench, KEEP)
+
+
+def assert_kept(bench: EngineOnRedis, keep: timedelta) -> None:
+    left = bench.client.pttl(bench.keys.key("ended", pack_id(ID)))
+    assert isinstance(left, int)
+    assert keep - timedelta(seconds=30) < left * MILLISECOND <= keep
+
+
+# Tasks that are lost or returned
+
+
+def lose(bench: EngineOnRedis) -> str:
+    """The first of the queue is fetched and begun, and its worker dies: what became of it."""
+    (delivery,) = bench.fetch()
+    assert bench.worker.begin([delivery]) == ["run"]
+    bench.end_leases([delivery.message.message_id])
+    ((task_id, fate),) = bench.worker.reap([QUEUE])
+    assert task_id == delivery.message.message_id
+    return fate
+
+
+def test_after_more_than_five_lost_runs_a_task_is_a_dead_letter(bench: EngineOnRedis) -> None:
+    bench.send("x", task_id=ID)
+    assert [lose(bench) for _ in range(6)] == ["lost"] * 5 + ["buried"]
+    told = bench.engine.look_up(ID)
+    assert told.error is not None
+    assert (told.state, told.error.type, told.deliveries) == (FAILURE, "WorkerLost", 6)
+    (letter,) = bench.engine.dead_letters(QUEUE, 10)
+    assert letter.state == told
+    assert letter.message is not None
+    assert letter.message.args == ("x",)
+
+
+def test_after_two_lost_runs_a_task_is_fetched_alone(bench: EngineOnRedis) -> None:
+    """Before all others of its queue, and none of them with it."""
+    bench.send(task_id=ID)
+    assert [lose(bench), lose(bench)] == ["lost", "lost"]
+    neighbour = bench.send(priority=9)
+    alone = bench.worker.fetch(QUEUE, 8)
+    assert (alone.is_alone, alone.is_more) == (True, True)
+    assert [delivery.message.message_id for delivery in alone.deliveries] == [ID]
+    rest = bench.worker.fetch(QUEUE, 8)
+    assert (rest.is_alone, rest.is_more) == (False, False)
+    assert [delivery.message.message_id for delivery in rest.deliveries] == [neighbour]
+
+
+@pytest.mark.parametrize("way", ["moved", "moved and promoted", "returned"])
+def test_a_task_that_is_to_run_alone_stays_so(bench: EngineOnRedis, way: str) -> None:
+    bench.send(task_id=ID)
+    assert [lose(bench), lose(bench)] == ["lost", "lost"]
+    if way == "returned":
+        assert bench.worker.give_back(bench.fetch()) == ["returned"]
+    elif way == "moved":
+        assert bench.engine.move(ID, None) == "moved"
+    else:
+        assert bench.engine.move(ID, FAR) == "moved"
+        bench.come_due([ID])
+        bench.worker.promote([QUEUE], wakes_another=False)
+    assert bench.worker.fetch(QUEUE, 1).is_alone
+
+
+def test_neighbours_of_a_task_that_kills_its_workers_are_not_counted(bench: EngineOnRedis) -> None:
+    """They were lost with it twice, and never again."""
+    bench.send(task_id=ID)
+    bench.send(task_id="neighbour")
+    for _ in range(2):
+        deliveries = bench.fetch(2)
+        assert bench.worker.begin(deliveries[:1]) == ["run"]
+        bench.end_leases([ID, "neighbour"])
+        assert dict(bench.worker.reap([QUEUE])) == {ID: "lost", "neighbour": "returned"}
+    assert [lose(bench) for _ in range(4)] == ["lost"] * 3 + ["buried"]
+    (delivery,) = bench.fetch()
+    assert delivery.message.message_id == "neighbour"
+    assert bench.worker.begin([delivery]) == ["run"]
+
+
+def test_a_retry_makes_up_for_lost_runs(bench: EngineOnRedis) -> None:
+    """A run that came to its end shows that the task does not kill."""
+    bench.send(task_id=ID)
+    assert [lose(bench), lose(bench)] == ["lost", "lost"]
+    (delivery,) = bench.fetch()
+    bench.worker.begin([delivery])
+    assert bench.worker.retry(delivery, delivery.message, None, RETRY, Outcome(RETRY)) == "retried"
+    assert [lose(bench) for _ in range(6)] == ["lost"] * 5 + ["buried"]
+
+
+def test_a_task_may_be_returned_fifty_times(bench: EngineOnRedis) -> None:
+    bench.send(task_id=ID)
+    assert [bench.worker.give_back(bench.fetch()) for _ in range(50)] == [["returned"]] * 50
+    assert bench.worker.give_back(bench.fetch()) == ["buried"]
+    assert bench.engine.look_up(ID).state is FAILURE
+
+
+def test_a_run_that_a_stopping_worker_returns_is_counted_neither_as_lost_nor_as_returned(bench: EngineOnRedis) -> None:
+    bench.send(task_id=ID)
+    for _ in range(51):
+        (delivery,) = bench.fetch()
+        bench.worker.begin([delivery])
+        assert bench.worker.give_back([delivery]) == ["lost"]
+    fetched = bench.worker.fetch(QUEUE, 1)
+    assert (len(fetched.deliveries), fetched.is_alone) == (1, False)
+
+
+def test_a_lease_that_has_run_out_can_be_renewed_while_nobody_has_taken_the_task(bench: EngineOnRedis) -> None:
+    delivery = bench.run(task_id=ID)
+    bench.end_leases([ID])
+    assert bench.worker.promote([QUEUE], wakes_another=False).is_lapsed
+    assert bench.worker.renew([delivery]) == ["held"]
+    assert not bench.worker.promote([QUEUE], wakes_another=False).is_lapsed
+    assert bench.worker.reap([QUEUE]) == []
+
+
+def test_a_worker_that_thaws_begins_and_ends_nothing_that_has_moved_on(bench: EngineOnRedis) -> None:
+    frozen = bench.run(task_id=ID)
+    bench.end_leases([ID])
+    bench.worker.reap([QUEUE])
+    (delivery,) = bench.fetch()
+    assert bench.worker.renew([frozen]) == ["lost"]
+    assert bench.worker.begin([frozen]) == ["lost"]
+    assert bench.worker.finish([frozen], FAILED) == ["lost"]
+    assert bench.worker.give_back([frozen]) == ["lost"]
+    assert bench.worker.begin([delivery]) == ["run"]
+    assert bench.worker.finish([delivery], DONE) == ["finished"]
+    assert bench.engine.look_up(ID).result == 42
+
+
+# Order
+
+
+def test_the_lowest_priority_gets_one_in_sixteen(bench: EngineOnRedis) -> None:
+    """However much of the highest waits."""
+    for _ in range(64):
+        bench.send("high", priority=9)
+    for _ in range(8):
+        bench.send("low", priority=0)
+    fetched = [bench.fetch()[0].message.args[0] for _ in range(64)]
+    assert fetched.count("low") == 4
+    assert fetched[:15] == ["high"] * 15
+
+
+def test_a_batch_larger_than_a_script_takes_keeps_its_order(bench: EngineOnRedis) -> None:
+    ids = [f"task-{number}" for number in range(2 * ENQUEUED_TOGETHER + 1)]
+    bench.engine.enqueue([(a_message(task_id=task_id), None) for task_id in ids])
+    assert bench.ready() == ids
+
+
+def test_what_came_due_together_becomes_ready_in_the_order_of_its_times(bench: EngineOnRedis) -> None:
+    """However many there are: the next look comes at once while some are left."""
+    ids = [f"task-{number}" for number in range(1_100)]
+    bench.engine.enqueue([(a_message(task_id=task_id), FAR) for task_id in ids])
+    bench.come_due(ids)
+    looks = [bench.worker.promote([QUEUE], wakes_another=False).next_in for _ in range(3)]
+    assert looks == [timedelta(), timedelta(), None]
+    assert bench.ready() == ids
+
+
+def test_many_tasks_can_be_fetched_and_held_at_once(bench: EngineOnRedis) -> None:
+    """More than Lua returns from one call."""
+    ids = [f"task-{number}" for number in range(5_000)]
+    bench.engine.enqueue([(a_message(task_id=task_id), None) for task_id in ids])
+    deliveries = bench.fetch(5_000)
+    assert [delivery.message.message_id for delivery in deliveries] == ids
+    assert set(bench.worker.renew(deliveries)) == {"held"}
+    assert set(bench.worker.give_back(deliveries)) == {"returned"}
+    assert bench.ready() == ids
+
+
+def test_two_workers_never_fetch_the_same(bench: EngineOnRedis) -> None:
+    bench.engine.enqueue([(a_message(task_id=f"task-{number}"), None) for number in range(400)])
+    workers = [bench.another_worker() for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        fetched = list(pool.map(lambda number: workers[number % 8].fetch(QUEUE, 3).deliveries, range(150)))
+    ids = [delivery.message.message_id for deliveries in fetched for delivery in deliveries]
+    assert len(ids) == len(set(ids)) == 400
+
+
+# Dead letters
+
+
+def test_a_dead_letter_is_sent_again_as_a_new_task(bench: EngineOnRedis) -> None:
+    ended_as(FAILED, is_dead=True)(bench)
+    bench.engine.revive(QUEUE, ID, a_message(task_id="new"))
+    assert bench.engine.dead_letters(QUEUE, 10) == []
+    assert bench.engine.look_up(ID).state is FAILURE
+    assert bench.ready() == ["new"]
+
+
+def test_a_dead_letter_stays_if_the_new_id_is_taken(bench: EngineOnRedis) -> None:
+    ended_as(FAILED, is_dead=True)(bench)
+    with pytest.raises(TaskIdTaken, match=FAILURE):
+        bench.engine.revive(QUEUE, ID, a_message(task_id=ID))
+    assert len(bench.engine.dead_letters(QUEUE, 10)) == 1
+
+
+def test_a_dead_letter_that_is_thrown_away_leaves_how_it_ended(bench: EngineOnRedis) -> None:
+    ended_as(FAILED, is_dead=True)(bench)
+    bench.engine.discard(QUEUE, ID)
+    with pytest.raises(TaskNotFound):
+        bench.engine.discard(QUEUE, ID)
+    with pytest.raises(TaskNotFound):
+        bench.engine.revive(QUEUE, ID, a_message())
+    assert bench.engine.look_up(ID).error == ERROR
+    assert bench.client.hlen(bench.keys.key("messages")) == 0
+
+
+def test_dead_letters_are_listed_by_the_page_the_latest_first(bench: EngineOnRedis) -> None:
+    ids = [f"task-{number}" for number in range(5)]
+    for task_id in ids:
+        delivery = bench.run(task_id=task_id)
+        bench.worker.finish([delivery], FAILED, is_dead=True)
+    dead = bench.keys.key("dead", QUEUE)
+    bench.client.zadd(dead, {pack_id(task_id): number for number, task_id in enumerate(ids)}, xx=True)
+    listed = [letter.state.id for offset in (0, 2, 4) for letter in bench.engine.dead_letters(QUEUE, 2, offset)]
+    assert listed == ids[::-1]
+
+
+def test_dead_letters_are_let_go_after_a_week(bench: EngineOnRedis) -> None:
+    for task_id in (ID, "younger"):
+        bench.worker.finish([bench.run(task_id=task_id)], FAILED, is_dead=True)
+    week_ago = to_ms(bench.now() - timedelta(days=7))
+    ages = {pack_id(ID): week_ago - 1, pack_id("younger"): week_ago + 60_000}
+    bench.client.zadd(bench.keys.key("dead", QUEUE), ages, xx=True)
+    bench.worker.promote([QUEUE], wakes_another=False)
+    assert [letter.state.id for letter in bench.engine.dead_letters(QUEUE, 10)] == ["younger"]
+    assert bench.client.hlen(bench.keys.key("messages")) == 1
+    assert bench.engine.look_up(ID).state is FAILURE
+
+
+def test_a_record_that_cannot_be_read_becomes_a_dead_letter(bench: EngineOnRedis) -> None:
+    """And keeps nobody from what lies beside it."""
+    bench.send(task_id=ID)
+    neighbour = bench.send()
+    messages = bench.keys.key("messages")
+    record = bench.client.hget(messages, pack_id(ID))
+    assert isinstance(record, bytes)
+    bench.client.hset(messages, pack_id(ID), record[:-3])
+    assert [delivery.message.message_id for delivery in bench.fetch(2)] == [neighbour]
+    (letter,) = bench.engine.dead_letters(QUEUE, 10)
+    assert (letter.state.id, letter.message, letter.state.state) == (ID, None, FAILURE)
+    assert letter.state.error is not None
+
+
+def test_a_purge_leaves_nothing_of_a_queue(bench: EngineOnRedis) -> None:
+    """Whatever states its tasks are in, and however many they are; and nothing else goes."""
+    ended_as(FAILED, is_dead=True)(bench)
+    bench.run()
+    bench.hold()
+    bench.send(due=FAR)
+    bench.engine.enqueue([(a_message(priority=number % 10), None) for number in range(1_500)])
+    other = bench.send(queue="mail")
+    bench.engine.purge(QUEUE)
+    stats = bench.engine.stats([QUEUE, "mail"])
+    assert stats[QUEUE].is_empty
+    assert stats[QUEUE].dead == 0
+    assert bench.ready(queue="mail") == [other]
+    assert bench.client.hlen(bench.keys.key("messages")) == 1
+    assert not list(bench.client.scan_iter(bench.keys.key("live", b"*")))
+
+
+# Ticks
+
+
+def test_a_tick_is_sent_once(bench: EngineOnRedis) -> None:
+    at = bench.now()
+    assert bench.engine.tick("sweep", at, a_message(task_id="one")) == "sent"
+    assert bench.engine.tick("sweep", at, a_message(task_id="two")) == "known"
+    assert bench.engine.tick("sweep", at + MILLISECOND, a_message(task_id="three")) == "sent"
+    assert bench.engine.tick("digest", at, a_message(task_id="four")) == "sent"
+    assert bench.ready() == ["one", "three", "four"]
+
+
+def test_a_tick_is_remembered_until_it_is_too_old(bench: EngineOnRedis) -> None:
+    """So no tick can be sent twice, whenever it is asked for."""
+    at = bench.now() - timedelta(hours=1)
+    bench.engine.tick("sweep", at, a_message())
+    (ticked,) = bench.client.scan_iter(bench.keys.key("ticked", "sweep", "*"))
+    left = bench.client.pttl(ticked) * MILLISECOND
+    assert left > at + TICK_REMEMBERED - bench.now() - timedelta(seconds=1)
+    assert bench.engine.tick("sweep", bench.now() - TICK_REMEMBERED, a_message()) == "too_old"
+    assert len(bench.ready()) == 1
+
+
+def test_of_many_schedulers_one_sends_the_tick(bench: EngineOnRedis, redis_server: PrivateRedis) -> None:
+    at, together = bench.now(), threading.Barrier(8)
+    engines = [EngineOnRedis(redis_server).engine for _ in range(8)]
+
+    def tick(engine: Engine) -> list[str]:
+        together.wait(WITHIN_S)
+        return [engine.tick("sweep", at + number * MILLISECOND, a_message()) for number in range(20)]
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(tick, engines))
+    assert [sorted(each) for each in zip(*answers, strict=True)] == [["known"] * 7 + ["sent"]] * 20
+    assert len(bench.ready()) == 20
+
+
+# Scripts that Redis has forgotten
+
+
+def test_a_call_loads_what_redis_has_forgotten(bench: EngineOnRedis) -> None:
+    for number in range(3):
+        bench.client.script_flush()
+        bench.send(task_id=f"task-{number}")
+    assert bench.ready() == ["task-0", "task-1", "task-2"]
+
+
+def test_calls_sent_together_are_done_once_each_after_redis_has_forgotten_the_scripts(bench: EngineOnRedis) -> None:
+    ids = [f"task-{number}" for number in range(3 * ENQUEUED_TOGETHER)]
+    bench.client.script_flush()
+    assert bench.engine.enqueue([(a_message(task_id=task_id), None) for task_id in ids]) == [None] * len(ids)
+    assert bench.ready() == ids
+    deliveries = bench.fetch(20)
+    bench.client.script_flush()
+    assert bench.worker.begin(deliveries) == ["run"] * 20
+    assert [bench.engine.look_up(delivery.message.message_id).deliveries for delivery in deliveries] == [1] * 20
+
+
+def insist(ask: Callable[[], T]) -> T:
+    """Asks again where Redis has forgotten the script a second time, between the loading and the call."""
+    for _ in range(100):
+        try:
+            return ask()
+        except BrokerUnavailable as error:
+            assert "NoScriptError" in str(error)
+    raise AssertionError("it has forgotten the script a hundred times")
+
+
+def test_scripts_forgotten_again_and_again_double_nothing(bench: EngineOnRedis, redis_server: PrivateRedis) -> None:
+    """While eight threads send and fetch."""
+    is_over = threading.Event()
+
+    def forget() -> None:
+        client = redis_server.client()
+        while not is_over.wait(0.002):
+            client.script_flush()
+
+    def send_and_run(number: int) -> list[str]:
+        own = EngineOnRedis(redis_server)
+        ended = []
+        for each in range(40):
+            insist(partial(own.send, task_id=f"{number}-{each}"))
+            (delivery,) = insist(own.fetch)
+            assert insist(partial(own.worker.begin, [delivery])) == ["run"]
+            assert insist(partial(own.worker.finish, [delivery], DONE)) == ["finished"]
+            ended.append(delivery.message.message_id)
+        return ended
+
+    forgetting = threading.Thread(target=forget)
+    forgetting.start()
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            ended = [task_id for ids in pool.map(send_and_run, range(8)) for task_id in ids]
+    finally:
+        is_over.set()
+        forgetting.join(WITHIN_S)
+    assert sorted(ended) == sorted(f"{number}-{each}" for number in range(8) for each in range(40))
+
+
+# Round trips that threads share
+
+
+@pytest.fixture
+def trips(redis_server: PrivateRedis) -> SharedRoundTrips:
+    return SharedRoundTrips(patient_client(redis_server.url))
+
+
+def test_threads_that_share_round_trips_get_their_own_answers(bench: EngineOnRedis, trips: SharedRoundTrips) -> None:
+    engine = Engine(Asking(trips, bench.keys), KEEP)
+    together = threading.Barrier(16)
+
+    def send_and_look_up(number: int) -> list[str]:
+        together.wait(WITHIN_S)
+        told = []
+        for each in range(50):
+            message = a_message(queue=f"queue-{number}", task_id=f"{number}-{each}")
+            assert engine.enqueue([(message, None)]) == [None]
+            told.append(engine.look_up(message.message_id).queue or "")
+        return told
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(send_and_look_up, range(16))) == [[f"queue-{number}"] * 50 for number in range(16)]
+
+
+def test_an_error_in_one_answer_reaches_only_its_caller(bench: EngineOnRedis, trips: SharedRoundTrips) -> None:
+    asking = Asking(trips, bench.keys)
+    together = threading.Barrier(8)
+
+    def ask(number: int) -> list[str]:
+        together.wait(WITHIN_S)
+        return [outcome_of(lambda: asking.one("stats", "q") if number else asking.one("tick")) for _ in range(50)]
+
+    with ThreadPoolExecutor(8) as pool:
+        failing, *others = pool.map(ask, range(8))
+    assert failing == ["BrokerUnavailable"] * 50
+    assert others == [["answered"] * 50] * 7
+
+
+def test_a_broken_connection_reaches_all_who_were_on_the_trip_and_the_next_trip_works(
+    own_redis: PrivateRedis,
+) -> None:
+    bench = EngineOnRedis(own_redis)
+    asking = Asking(SharedRoundTrips(patient_client(own_redis.url)), bench.keys)
+    asking.one("stats", QUEUE)
+    own_redis.kill()
+    with ThreadPoolExecutor(8) as pool:
+        told = list(pool.map(lambda _: outcome_of(lambda: asking.one("stats", QUEUE)), range(8)))
+    assert told == ["BrokerUnavailable"] * 8
+    own_redis.start()
+    with ThreadPoolExecutor(8) as pool:
+        told = list(pool.map(lambda _: outcome_of(lambda: asking.one("stats", QUEUE)), range(8)))
+    assert told == ["answered"] * 8
+
+
+def test_a_connection_that_is_cut_is_made_again_without_anybody_noticing(
+    bench: EngineOnRedis, trips: SharedRoundTrips
+) -> None:
+    """What was asked may then be done twice, and counts once."""
+    dispatch = Dispatch(Asking(trips, bench.keys), KEEP)
+    delivery = bench.hold(task_id=ID)
+    for _ in range(3):
+        cut_connections(bench.client)
+        assert dispatch.begin([delivery]) == ["run"]
+    assert bench.engine.look_up(ID).deliveries == 1
+
+
+def cut_connections(client: "redis.Redis") -> None:
+    client.client_kill_filter(_type="normal", skipme=True)
+
+
+def outcome_of(ask: Callable[[], Any]) -> str:
+    try:
+        ask()
+    except BrokerUnavailable:
+        return "BrokerUnavailable"
+    return "answered"
