@@ -28,11 +28,12 @@ format: $(VENV)/.dev ## bring the sources into shape
 soak: $(VENV)/.dev ## the long rounds
 	INVIGIL_TEST_ROUNDS=200 $(BIN)/python -m pytest -m "soak or rounds"
 
-bench: $(VENV)/.dev ## measure; takes some minutes on a quiet machine
+bench: $(VENV)/.dev ## measure; takes half an hour on a quiet machine
+	@$(MAKE) --no-print-directory $(VENV)/rivals/.bench || echo "measured without Celery, which could not be installed" >&2
 	$(BIN)/python -m benchmarks
 
 lock: $(VENV)/.dev ## resolve requirements/*.in anew
-	for name in runtime local dev; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	for name in runtime local dev bench; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 		--generate-hashes --no-header --no-emit-index-url --upgrade \
 		--output-file requirements/$$name.txt requirements/$$name.in; done
 
@@ -42,6 +43,12 @@ clean: ## remove what was installed and what `make run` has stored
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; say which with make PYTHON=...")'
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "Python's venv module is needed (Debian: apt install python3-venv)" >&2; exit 1; }
+
+$(VENV)/rivals/.bench: requirements/bench.txt
+	@echo "installing requirements/bench.txt" >&2
+	@$(PYTHON) -m venv $(VENV)/rivals
+	@$(VENV)/rivals/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
 
 $(VENV)/.%: requirements/%.txt $(VENV)/bin/python
 	@echo "installing requirements/$*.txt" >&2

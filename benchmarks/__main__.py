@@ -1,13 +1,28 @@
-"""`python -m benchmarks [store] [api] [lists]`: all of them where none is named. docs/operations.md has the figures."""
+"""`python -m benchmarks [store] [api] [lists] [engine]`: all of them where none is named; `engine` is itself several,
+which may be named one by one. docs/operations.md has the figures.
+"""
 
 import sys
 
 from benchmarks import api, lists, store
+from benchmarks.engine import cancelling, deadlines, idle, memory, pick_up, recovery, sending, throughput, together
 
-ALL = {"store": store.main, "api": api.main, "lists": lists.main}
+ENGINE = {
+    "deadlines": deadlines.main,
+    "together": together.main,
+    "throughput": throughput.main,
+    "sending": sending.main,
+    "pick_up": pick_up.main,
+    "cancelling": cancelling.main,
+    "memory": memory.main,
+    "recovery": recovery.main,
+    "idle": idle.main,
+}
+ALL = {"store": store.main, "api": api.main, "lists": lists.main, **ENGINE}
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or ALL:
-        if name not in ALL:
-            sys.exit(f"there is no benchmark {name!r}; there are {', '.join(ALL)}")
+    chosen = [part for name in sys.argv[1:] or ALL for part in (ENGINE if name == "engine" else [name])]
+    if unknown := [name for name in chosen if name not in ALL]:
+        sys.exit(f"there is no benchmark {unknown[0]!r}; there are engine, {', '.join(ALL)}")
+    for name in chosen:
         ALL[name]()

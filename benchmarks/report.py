@@ -37,10 +37,16 @@ def head(what: str) -> None:
     print(f"python -m benchmarks {' '.join(sys.argv[1:])}; {RUNS} runs: median (worst)")
 
 
-def line(what: str, figures: Sequence[float], unit: str, higher_is_better: bool = False) -> None:
-    """One row: `what` 123.4 (120.0) unit."""
+def line(what: str, figures: Sequence[float], unit: str, higher_is_better: bool = False, to_reach: str = "") -> None:
+    """One row: `what` 123 (120) unit, and what it is to reach where that has been said."""
     worst = min(figures) if higher_is_better else max(figures)
-    print(f"{what:<58} {statistics.median(figures):>10,.3g} ({worst:,.3g}) {unit}", flush=True)
+    goal = f"; to reach {to_reach}" if to_reach else ""
+    print(f"{what:<58} {_short(statistics.median(figures)):>10} ({_short(worst)}) {unit}{goal}", flush=True)
+
+
+def _short(figure: float) -> str:
+    """Three digits, or all that stand before the point."""
+    return f"{figure:,.0f}" if abs(figure) >= 1000 else f"{figure:.3g}"
 
 
 def percentile(sorted_figures: Sequence[float], percent: float) -> float:

@@ -1,0 +1,38 @@
+"""Cancelling tasks that are due in hours, and what is left of them."""
+
+import time
+from itertools import islice
+
+from benchmarks.engine.ground import Ground
+from benchmarks.engine.pending import deadlines, lay_out
+from benchmarks.report import RUNS, head, line
+from shared.tasks.catalog import MARK_ABSENT
+
+TASKS = 100_000
+SINGLY = 10_000
+BATCH = 100
+
+
+def main() -> None:
+    head(f"{TASKS:,} pending deadlines cancelled")
+    batched, singly, left = [], [], []
+    for _ in range(RUNS):
+        with Ground() as ground:
+            services = ground.loader()
+            engine = services.broker.engine
+            empty = ground.settled_memory()
+            messages = list(islice(deadlines(), TASKS + SINGLY))
+            lay_out(services.broker, iter(messages), TASKS + SINGLY)
+            ids = [message.message_id for message in messages]
+            began = time.perf_counter()
+            for task_id in ids[:SINGLY]:
+                assert engine.cancel([task_id], keep=MARK_ABSENT.keep) == ["revoked"]
+            singly.append(SINGLY / (time.perf_counter() - began))
+            began = time.perf_counter()
+            for begin in range(SINGLY, len(ids), BATCH):
+                assert set(engine.cancel(ids[begin : begin + BATCH], keep=MARK_ABSENT.keep)) == {"revoked"}
+            batched.append(TASKS / (time.perf_counter() - began))
+            left.append((ground.settled_memory() - empty) / len(ids))
+    line(f"{BATCH} a call", batched, "/s", higher_is_better=True, to_reach="≥ 10,000")
+    line("one a call", singly, "/s", higher_is_better=True)
+    line("left in Redis", left, "bytes each", to_reach="≤ 150")
