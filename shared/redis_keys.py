@@ -2,10 +2,10 @@
 
 | key                              | type       | what                                               | lives           |
 |----------------------------------|------------|----------------------------------------------------|-----------------|
-| `{ns}:messages`                  | hash       | id → record of every task not ended or dead        | until its end   |
+| `{ns}:messages`                  | hash       | id → record of a task not ended, or a dead letter  | until its end   |
 | `{ns}:due:<queue>`               | sorted set | ids by the ms at which they are due                | until promoted  |
 | `{ns}:ready:<queue>:<priority>`  | sorted set | ids by place: the µs at which they became ready    | until fetched   |
-| `{ns}:alone:<queue>`             | sorted set | the same, for tasks that run with nothing beside   | until fetched   |
+| `{ns}:alone:<queue>`             | sorted set | the same, of tasks to run alone in their process   | until fetched   |
 | `{ns}:leases:<queue>`            | sorted set | ids by the ms at which their lease ends            | while held      |
 | `{ns}:dead:<queue>`              | sorted set | ids of dead letters by the ms of their end         | 7 days          |
 | `{ns}:live:<id>`                 | hash       | token, place, state and counts of a task under way | until its end   |

@@ -4,11 +4,9 @@ from collections.abc import Callable, Sequence
 
 import redis
 
-from shared.broker.loops import Loop
+from shared.broker.loops import LISTEN_S, Loop
 from shared.broker.room import Room
 from shared.redis_keys import RedisKeys
-
-LISTEN_S = 1  # and the promoter looks as often, so a signal that got lost costs no more
 
 
 class Bell(Loop):

@@ -45,7 +45,7 @@ class TaskBroker(RedisBroker):
         self, engine: Engine, client: "redis.Redis", keys: RedisKeys, middleware: Sequence[Middleware] | None = None
     ) -> None:
         self.engine = engine
-        engine.asking.tries_again = self._waits_for_redis
+        engine.keep_trying_while(self._waits_for_redis)
         interrupts = Interrupts()
         self.lifecycle = Lifecycle(partial(WorkerParts, client, keys, engine.keep, self._keep_of, interrupts))
         results = Results(backend=EngineResults(engine), store_results=True)  # type: ignore[no-untyped-call]
@@ -83,9 +83,12 @@ class TaskBroker(RedisBroker):
         return message
 
     def enqueue_many(self, sendings: Sequence[tuple[Message[Any], Due]]) -> None:
-        """In one round trip. Raises as `enqueue`; those whose id is not taken are sent all the same."""
-        for message, _ in sendings:
-            self.emit_before("enqueue", message, None)
+        """In one round trip. Raises as `enqueue`; those whose id is not taken are sent all the same.
+
+        Hooks are told the delay of what is due after a while, and none for what is due at an instant.
+        """
+        for message, due in sendings:
+            self.emit_before("enqueue", message, _delay_ms(due))
         new = []
         for message, due in sendings:
             if delivery := self._running_here(message):
@@ -93,8 +96,8 @@ class TaskBroker(RedisBroker):
             else:
                 new.append((message, due))
         self._send(new)
-        for message, _ in sendings:
-            self.emit_after("enqueue", message, None)
+        for message, due in sendings:
+            self.emit_after("enqueue", message, _delay_ms(due))
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:  # noqa: ARG002
         """Fetches what the worker has threads for, whatever `prefetch` says."""
@@ -162,3 +165,7 @@ def _wait(delay_ms: int | None) -> timedelta | None:
         return None if delay_ms is None else delay_ms * MILLISECOND
     except OverflowError as error:
         raise InvalidInput(FieldError("delay", "is too long")) from error
+
+
+def _delay_ms(due: Due) -> int | None:
+    return due // MILLISECOND if isinstance(due, timedelta) else None

@@ -10,6 +10,7 @@ from dramatiq import MessageProxy
 from dramatiq.broker import Consumer
 
 from shared.broker.deliveries import Delivery, HeldMessage
+from shared.broker.dispatch import Fetched
 from shared.broker.worker_parts import WorkerParts
 from shared.errors import BrokerUnavailable
 
@@ -32,7 +33,7 @@ class QueueConsumer(Consumer):
         self._room = parts.room
         self._runs = parts.runs
         self._together = together
-        self._most_together = most_together
+        self._most_together = self._expected = most_together
         self._fetched: deque[HeldMessage] = deque()
         self._alone: HeldMessage | None = None
         self.has_closed = threading.Event()  # nothing will come from it any more
@@ -60,48 +61,55 @@ class QueueConsumer(Consumer):
         self._runs.end(cast(HeldMessage, message))
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
-        for message in messages:
-            self._runs.give_back(cast(HeldMessage, message))
+        self._runs.give_back([cast(HeldMessage, message) for message in messages])
 
     def close(self) -> None:
         """What it still has goes back to its place."""
         alone = [] if self._alone is None else [self._alone]
-        self.requeue([*self._fetched, *alone])
+        kept = [*self._fetched, *alone]
         self._fetched.clear()
         self._alone = None
+        self.requeue(kept)
 
     def _look(self) -> None:
         places, signals = self._room.take(self._queue, self._timeout_s)
         if not places:
             return
+        found: list[HeldMessage] = []
+        fetched = Fetched([], is_alone=False, is_more=False)
         try:
-            fetched = self._dispatch.fetch(self._queue, places * self._most_together)
+            fetched = self._dispatch.fetch(self._queue, places * self._expected)
+            self._held.add(fetched.deliveries)
+            found = self._messages(fetched.deliveries)
         except BrokerUnavailable:  # the promoter says so, and signals once Redis is back
-            self._room.settle(self._queue, places, 0, signals, is_more=False)
-            return
-        self._held.add(fetched.deliveries)
-        messages = self._messages(fetched.deliveries)
-        self._room.settle(self._queue, places, len(messages), signals, is_more=fetched.is_more)
+            pass
+        finally:
+            self._room.settle(self._queue, places, len(found), signals, is_more=fetched.is_more)
+        # One look may bring more than there are threads for, if its tasks do not run together as expected.
+        self._expected = self._most_together if len(found) <= places else 1
         if not fetched.is_alone:
-            self._fetched.extend(messages)
-        elif messages and self._room.reserve_for_one():
-            (self._alone,) = messages
+            self._fetched.extend(found[:places])
+            self.requeue(found[places:])
+        elif found and self._room.reserve_for_one():
+            (self._alone,) = found
         else:
-            self.requeue(messages)
+            self.requeue(found)
 
     def _messages(self, deliveries: Sequence[Delivery]) -> list[HeldMessage]:
-        """One for each; but those that run together share one, unless they have failed together before."""
-        groups: list[tuple[list[Delivery], bool]] = []
-        open_groups: dict[str, list[Delivery]] = {}
+        """One for each; but those that run together share one, unless anything is special about them: options of their
+        own, or a run that has failed.
+        """
+        messages: list[HeldMessage] = []
+        groups: dict[str, list[Delivery]] = {}
         for delivery in deliveries:
             message = delivery.message
             most = self._together(message.actor_name)
-            takes_part = most > 1 and len(message.args) == 1 and not message.kwargs
-            group = open_groups.get(message.actor_name)
-            if takes_part and group is not None and len(group) < most and "retries" not in message.options:
-                group.append(delivery)
+            takes_list = most > 1 and len(message.args) == 1 and not message.kwargs
+            if not takes_list or message.options:
+                messages.append(HeldMessage([delivery], takes_list))
                 continue
-            groups.append(([delivery], takes_part))
-            if takes_part and "retries" not in message.options:
-                open_groups[message.actor_name] = groups[-1][0]
-        return [HeldMessage(group, is_together) for group, is_together in groups]
+            group = groups.setdefault(message.actor_name, [])
+            group.append(delivery)
+            if len(group) == most:
+                messages.append(HeldMessage(groups.pop(message.actor_name), takes_list))
+        return messages + [HeldMessage(group, takes_list=True) for group in groups.values()]

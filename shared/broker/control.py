@@ -4,11 +4,9 @@ from collections.abc import Callable
 
 import redis
 
-from shared.broker.loops import Loop
+from shared.broker.loops import LISTEN_S, Loop
 from shared.broker.record import unpack_id
 from shared.redis_keys import RedisKeys
-
-LISTEN_S = 1.0
 
 
 class Control(Loop):

@@ -35,6 +35,10 @@ class Delivery:
     def message(self) -> Message[Any]:
         return self.record.message
 
+    @property
+    def has_begun(self) -> bool:
+        return self.thread is not None
+
 
 class Retry(NamedTuple):
     """What Dramatiq's Retries has decided, until the acknowledgement takes it along."""
@@ -48,9 +52,9 @@ class HeldMessage(MessageProxy):
     argument is then the list of their first arguments, and what middleware decides holds for each of them.
     """
 
-    def __init__(self, deliveries: Sequence[Delivery], is_together: bool) -> None:
+    def __init__(self, deliveries: Sequence[Delivery], takes_list: bool) -> None:
         super().__init__(deliveries[0].message)
-        self.is_together = is_together
+        self.takes_list = takes_list  # even if it is a list of one
         self.retry: Retry | None = None
         self.is_skipped = False
         self.has_ended = False  # what is decided from now on comes too late
@@ -60,7 +64,7 @@ class HeldMessage(MessageProxy):
     def narrow(self, deliveries: Sequence[Delivery]) -> None:
         """Carries only these from now on."""
         self.deliveries = list(deliveries)
-        if self.is_together:
+        if self.takes_list:
             together = [delivery.message.args[0] for delivery in deliveries]
             self._message = deliveries[0].message.copy(args=(together,))
         # A run looks these up some thirty times; the parent's way to them, __getattr__, costs it a tenth.

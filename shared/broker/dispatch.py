@@ -22,8 +22,11 @@ REAPED_TOGETHER = 200
 
 
 class Promoted(NamedTuple):
-    """`next_in`: until the next task is due; `is_lapsed`: a lease has run out; `waiting`: queues with tasks ready."""
+    """`clock`: Redis's, since 1970; `next_in`: until the next task is due; `is_lapsed`: a lease has run out; `waiting`:
+    queues with tasks ready.
+    """
 
+    clock: timedelta
     next_in: timedelta | None
     is_lapsed: bool
     waiting: list[str]
@@ -51,9 +54,13 @@ class Dispatch:
 
     def promote(self, queues: Sequence[str], *, wakes_another: bool) -> Promoted:
         """Makes ready what is due. `wakes_another`: this process cannot take what is ready."""
-        next_in, is_lapsed, waiting = self._ask.one("promote", PROMOTED_TOGETHER, "1" if wakes_another else "", *queues)
+        wakes = "1" if wakes_another else ""
+        clock, next_in, is_lapsed, waiting = self._ask.one("promote", PROMOTED_TOGETHER, wakes, *queues)
         return Promoted(
-            None if next_in < 0 else next_in * MILLISECOND, bool(is_lapsed), [queue.decode() for queue in waiting]
+            clock * MILLISECOND,
+            None if next_in < 0 else next_in * MILLISECOND,
+            bool(is_lapsed),
+            [queue.decode() for queue in waiting],
         )
 
     def fetch(self, queue: str, limit: int) -> Fetched:
@@ -65,8 +72,7 @@ class Dispatch:
             try:
                 deliveries.append(Delivery(packed_id, unpack_record(packed_id, record), token))
             except DecodeError as error:
-                outcome = Outcome(State.FAILURE, error=error_of(error))
-                self._finish(queue, packed_id, token, b"\0" * NONCE_BYTES, outcome)
+                self._bury_unreadable(queue, packed_id, token, error)
         return Fetched(deliveries, bool(is_alone), bool(is_more))
 
     def begin(self, deliveries: Sequence[Delivery]) -> list[str]:
@@ -111,14 +117,15 @@ class Dispatch:
 
     def reap(self, queues: Sequence[str]) -> list[tuple[str, str]]:
         """Takes back what is held under leases that have run out: each id, and what became of it."""
-        answer = self._ask.one("reap", REAPED_TOGETHER, self._ms(None), WORKER_LOST, *queues)
+        lease_ms = LEASE // MILLISECOND
+        answer = self._ask.one("reap", REAPED_TOGETHER, lease_ms, self._ms(None), WORKER_LOST, *queues)
         return [(unpack_id(id_), fate.decode()) for id_, fate in zip(answer[::2], answer[1::2], strict=True)]
 
-    def _finish(self, queue: str, packed_id: bytes, token: str, nonce: bytes, outcome: Outcome) -> None:
-        """The dead letter of what cannot be read."""
-        self._ask.one(
-            "finish", queue, packed_id, token, nonce, *outcome.letters, self._ms(None), outcome.pack(), "1", ""
-        )
+    def _bury_unreadable(self, queue: str, packed_id: bytes, token: str, error: DecodeError) -> None:
+        """Without its nonce, which cannot be read either: no call will repeat that one."""
+        outcome = Outcome(State.FAILURE, error=error_of(error))
+        end = (*outcome.letters, self._ms(None), outcome.pack(), "1", "")
+        self._ask.one("finish", queue, packed_id, token, b"\0" * NONCE_BYTES, *end)
 
     def _ms(self, keep: timedelta | None) -> int:
         return (self._keep if keep is None else keep) // MILLISECOND
@@ -130,4 +137,4 @@ def _held(delivery: Delivery) -> tuple[str, bytes, str]:
 
 def _untold(delivery: Delivery) -> bytes:
     """What it is, unless its begin has told that."""
-    return encode(about(delivery.record)) if delivery.thread is None else b""
+    return b"" if delivery.has_begun else encode(about(delivery.record))

@@ -1,7 +1,7 @@
 """What senders and operators ask Redis for. One method a script; docs/engine.md follows a message through them."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -55,8 +55,12 @@ class Engine:
     """
 
     def __init__(self, asking: Asking, keep: timedelta) -> None:
-        self.asking = asking
+        self._ask = asking
         self.keep = keep
+
+    def keep_trying_while(self, condition: Callable[[], bool]) -> None:
+        """Instead of raising BrokerUnavailable where Redis is out of reach; `condition` may wait."""
+        self._ask.tries_again = condition
 
     def enqueue(self, sendings: Sequence[tuple[Message[Any], Due]]) -> list[State | None]:
         """For each None, or the state of the task that has its id already. Raises InvalidInput, before anything is
@@ -69,13 +73,13 @@ class Engine:
             arguments += (pack_id(message.message_id), in_script(due), pack_record(message, nonce))
         step = 3 * ENQUEUED_TOGETHER
         calls = [arguments[begin : begin + step] for begin in range(0, len(arguments), step)]
-        return [_taken_by(answer) for answers in self.asking.each("enqueue", calls) for answer in answers]
+        return [_taken_by(answer) for answers in self._ask.each("enqueue", calls) for answer in answers]
 
     def tick(self, schedule: str, scheduled_at: datetime, message: Message[Any]) -> str:
         """`sent`, `known` where somebody has sent this tick already, or `too_old`."""
         record = pack_record(message, os.urandom(NONCE_BYTES))
         remembered = TICK_REMEMBERED // MILLISECOND
-        return self.asking.text("tick", schedule, to_ms(scheduled_at), remembered, pack_id(message.message_id), record)
+        return self._ask.text("tick", schedule, to_ms(scheduled_at), remembered, pack_id(message.message_id), record)
 
     def cancel(self, task_ids: Sequence[str], *, interrupts: bool = False, keep: timedelta | None = None) -> list[str]:
         """For each `revoked`, `running`, `too_late` or `unknown`. A run that has begun goes on, and none follows it;
@@ -87,16 +91,16 @@ class Engine:
             (self._ms(keep), how, *ids[begin : begin + CANCELLED_TOGETHER])
             for begin in range(0, len(ids), CANCELLED_TOGETHER)
         ]
-        return [answer.decode() for answers in self.asking.each("cancel", calls) for answer in answers]
+        return [answer.decode() for answers in self._ask.each("cancel", calls) for answer in answers]
 
     def move(self, task_id: str, due: Due) -> str:
         """Another time for a task that has not begun: `moved`, `running`, `ended` or `unknown`."""
-        return self.asking.text("move", pack_id(task_id), in_script(due))
+        return self._ask.text("move", pack_id(task_id), in_script(due))
 
     def look_up(self, task_id: str) -> TaskState:
         """Raises TaskNotFound."""
         packed_id = pack_id(task_id)
-        over, record, due_ms, *live = self.asking.one("look_up", packed_id)
+        over, record, due_ms, *live = self._ask.one("look_up", packed_id)
         if over is not None:
             return ended(task_id, over)
         if record is None:
@@ -105,12 +109,12 @@ class Engine:
         return under_way(task_id, unpack_record(packed_id, record), None if due_ms is None else int(due_ms), fields)
 
     def stats(self, queues: Sequence[str]) -> dict[str, QueueStats]:
-        rows = self.asking.one("stats", *queues)
+        rows = self._ask.one("stats", *queues)
         return {queue: _stats(row) for queue, row in zip(queues, rows, strict=True)}
 
     def dead_letters(self, queue: str, limit: int, offset: int = 0) -> list[DeadLetter]:
         """The latest first."""
-        rows = self.asking.one("dead", queue, offset, limit)
+        rows = self._ask.one("dead", queue, offset, limit)
         return [_dead_letter(*row) for row in zip(rows[::3], rows[1::3], rows[2::3], strict=True)]
 
     def revive(self, queue: str, task_id: str, message: Message[Any]) -> None:
@@ -118,7 +122,7 @@ class Engine:
         there is no such dead letter, and TaskIdTaken.
         """
         new = (pack_id(message.message_id), pack_record(message, os.urandom(NONCE_BYTES)))
-        answer = self.asking.one("revive", queue, pack_id(task_id), *new)
+        answer = self._ask.one("revive", queue, pack_id(task_id), *new)
         if answer == b"unknown":
             raise TaskNotFound("there is no such dead letter")
         if state := _taken_by(answer):
@@ -126,12 +130,12 @@ class Engine:
 
     def discard(self, queue: str, task_id: str) -> None:
         """Throws a dead letter away. Raises TaskNotFound."""
-        if not self.asking.one("discard", queue, pack_id(task_id)):
+        if not self._ask.one("discard", queue, pack_id(task_id)):
             raise TaskNotFound("there is no such dead letter")
 
     def purge(self, queue: str) -> None:
         """Drops all tasks of a queue without a trace."""
-        while self.asking.one("purge", queue, PURGED_TOGETHER):
+        while self._ask.one("purge", queue, PURGED_TOGETHER):
             pass
 
     def _ms(self, keep: timedelta | None) -> int:

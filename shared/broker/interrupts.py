@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from dramatiq import Actor, Broker, MessageProxy, Middleware, Worker
+from dramatiq import Actor, Broker, MessageProxy, Middleware
 from dramatiq.middleware import Interrupt, TimeLimitExceeded
 from dramatiq.threading import raise_thread_exception
 
 from shared.broker.deliveries import HeldMessage
+from shared.broker.loops import Loop
 
 LOOK_EVERY_S = 0.25
 USUAL_LIMIT_MS = 600_000  # Dramatiq's own
@@ -67,18 +68,24 @@ class Interrupts(Middleware):
 
     def __init__(self) -> None:
         self._runs: dict[int, _Run] = {}
-        self._stopping = threading.Event()
 
     @property
     def actor_options(self) -> set[str]:
         return {"time_limit"}
 
     def interrupt(self, task_id: str) -> None:
-        """Stops the run of this task with Revoked. Tasks that run together are let run."""
+        """Stops the run of this task with Revoked, unless others run together with it."""
         for run in list(self._runs.values()):
-            is_together = isinstance(run.message, HeldMessage) and run.message.is_together
-            if run.message.message_id == task_id and not is_together:
+            has_others = isinstance(run.message, HeldMessage) and len(run.message.deliveries) > 1
+            if run.message.message_id == task_id and not has_others:
                 run.interrupt(Revoked)
+
+    def end_overdue(self) -> None:
+        """Stops runs that exceed their time limit."""
+        now = time.monotonic()
+        for run in list(self._runs.values()):
+            if now >= run.deadline:
+                run.interrupt(TimeLimitExceeded)
 
     def before_declare_actor(self, _broker: Broker, actor: Actor[..., Any]) -> None:
         actor.fn = self._enclosed(actor.fn)
@@ -96,13 +103,6 @@ class Interrupts(Middleware):
                 return body(*args, **kwargs)
 
         return enclosed
-
-    def after_worker_boot(self, _broker: Broker, _worker: Worker) -> None:
-        self._stopping.clear()
-        threading.Thread(target=self._watch, name="TimeLimits", daemon=True).start()
-
-    def after_worker_shutdown(self, _broker: Broker, _worker: Worker) -> None:
-        self._stopping.set()
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         options = broker.get_actor(message.actor_name).options
@@ -122,9 +122,14 @@ class Interrupts(Middleware):
     def after_skip_message(self, _broker: Broker, _message: MessageProxy) -> None:
         self._runs.pop(threading.get_ident(), None)
 
-    def _watch(self) -> None:
-        while not self._stopping.wait(LOOK_EVERY_S):
-            now = time.monotonic()
-            for run in list(self._runs.values()):
-                if now >= run.deadline:
-                    run.interrupt(TimeLimitExceeded)
+
+class TimeLimits(Loop):
+    """Looks which runs exceed their limit."""
+
+    def __init__(self, interrupts: Interrupts) -> None:
+        super().__init__()
+        self._interrupts = interrupts
+
+    def turn(self) -> None:
+        self._interrupts.end_overdue()
+        self.stopping.wait(LOOK_EVERY_S)

@@ -1,11 +1,12 @@
 """Ties the engine to Dramatiq's worker: what starts and ends with it, and with each message."""
 
-import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import cast
 
 from dramatiq import Broker, MessageProxy, Middleware, Worker
+from dramatiq.common import iter_queue
 
 from shared.broker.consumer import QueueConsumer
 from shared.broker.deliveries import HeldMessage
@@ -37,20 +38,18 @@ class Lifecycle(Middleware):
     def before_worker_shutdown(self, _broker: Broker, worker: Worker) -> None:
         """Fetching stops, and what has not begun goes back at once, not when the last run has ended."""
         self._booted.room.close()
-        _within(CLOSE_WITHIN_S, lambda: self._give_back_waiting(worker))
+        self._give_back_waiting(worker)
+        give_up_at = time.monotonic() + CLOSE_WITHIN_S
         for thread in worker.consumers.values():
             if isinstance(thread.consumer, QueueConsumer):
-                thread.consumer.has_closed.wait(CLOSE_WITHIN_S)
-        _within(CLOSE_WITHIN_S, lambda: self._give_back_waiting(worker))
+                thread.consumer.has_closed.wait(max(0.0, give_up_at - time.monotonic()))
+        self._give_back_waiting(worker)
 
     def _give_back_waiting(self, worker: Worker) -> None:
-        while True:
-            try:
-                item = worker.work_queue.get_nowait()
-            except queue.Empty:
-                return
-            self._booted.runs.give_back(cast(HeldMessage, item.message))
+        waiting = [cast(HeldMessage, item.message) for item in iter_queue(worker.work_queue)]  # type: ignore[no-untyped-call]
+        for _ in waiting:
             worker.work_queue.task_done()
+        _within(CLOSE_WITHIN_S, lambda: self._booted.runs.give_back(waiting))
 
     def after_worker_shutdown(self, _broker: Broker, _worker: Worker) -> None:
         parts = self._booted

@@ -8,6 +8,7 @@ import structlog
 from shared.errors import BrokerUnavailable
 
 TRY_AGAIN_S = 0.5
+LISTEN_S = 1.0  # at a time; what is missed costs no more, as the promoter looks as often
 
 _log = structlog.get_logger(__name__)
 
@@ -36,6 +37,9 @@ class Loop(threading.Thread):
                     _log.warning("redis_away", loop=self.name, why=str(error))
                 is_away = True
                 self.broke_off()
+                self.stopping.wait(TRY_AGAIN_S)
+            except Exception:  # noqa: BLE001 - a worker without this loop would be worse off than with one that stumbles
+                _log.exception("loop_stumbled", loop=self.name)
                 self.stopping.wait(TRY_AGAIN_S)
             else:
                 if is_away:

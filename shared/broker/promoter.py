@@ -22,19 +22,25 @@ _log = structlog.get_logger(__name__)
 
 
 class Contact:
-    """Since when this process has been talking to Redis without a break; `monotonic` tells seconds."""
+    """Since when this process has been talking to Redis without a break; `monotonic` tells seconds.
+
+    It is a break too if one of them stood still, or if Redis's clock was set: leases have run out that nobody had the
+    time to renew.
+    """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._since: float | None = None
         self._last = 0.0
+        self._last_there = timedelta()
 
-    def made(self) -> None:
-        """Redis has answered. If the last answer was long ago, this process or Redis stood still."""
+    def made(self, there: timedelta) -> None:
+        """Redis has answered; `there` is what its clock said."""
         now = self._monotonic()
-        if self._since is None or now - self._last > BROKEN_AFTER_S:
+        here_s, there_s = now - self._last, (there - self._last_there).total_seconds()
+        if self._since is None or here_s > BROKEN_AFTER_S or abs(there_s - here_s) > BROKEN_AFTER_S:
             self._since = now
-        self._last = now
+        self._last, self._last_there = now, there
 
     def lost(self) -> None:
         self._since = None
@@ -64,7 +70,7 @@ class Promoter(Loop):
         self._sooner.clear()
         queues = self._queues()
         promoted = self._dispatch.promote(queues, wakes_another=not self._room.has_place)
-        self._contact.made()
+        self._contact.made(promoted.clock)
         self._room.signal(promoted.waiting)
         if promoted.is_lapsed and self._contact.is_steady:
             taken = self._dispatch.reap(queues)

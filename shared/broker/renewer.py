@@ -38,6 +38,7 @@ class Renewer(Loop):
         task_id = delivery.message.message_id
         if answer == "interrupt":
             self._interrupt(task_id)
-        elif answer == "lost" and not delivery.is_ending:
-            _log.warning("lease_lost", task_id=task_id)
+        elif answer == "lost" and not delivery.is_ending and not delivery.is_over:
+            if delivery.has_begun:  # else it has been cancelled or moved
+                _log.warning("lease_lost", task_id=task_id)
             self._held.remove([delivery])

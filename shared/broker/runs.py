@@ -1,6 +1,7 @@
 """The two ends of a run: asking Redis whether it may begin, and telling it what came of it."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -13,8 +14,8 @@ from shared.broker.deliveries import Delivery, Held, HeldMessage, Retry
 from shared.broker.dispatch import Dispatch
 from shared.broker.interrupts import Revoked
 from shared.broker.room import Room
-from shared.broker.states import Outcome, Reason, State, TaskError, error_of
-from shared.errors import BrokerUnavailable, InvalidInput
+from shared.broker.states import Outcome, Reason, State, TaskError, error_of, readable
+from shared.errors import BrokerRefuses, BrokerUnavailable, InvalidInput
 
 TRY_AGAIN_S = 0.5
 
@@ -34,18 +35,9 @@ class Runs:
         self.giving_up = threading.Event()
 
     def begin(self, message: HeldMessage) -> None:
-        """Raises SkipMessage where nothing of it is to run. With Redis out of reach nothing is, and nobody is told: the
-        lease runs out, and the task comes back.
-        """
+        """Raises SkipMessage where nothing of it is to run. With Redis out of reach it waits, the lease being kept."""
         deliveries = message.deliveries
-        if self._room.is_closed:
-            self._give_back(deliveries)
-            raise SkipMessage(f"{message.message_id} may not begin: the worker stops")
-        try:
-            answers = self._dispatch.begin(deliveries)
-        except BrokerUnavailable as error:
-            self._held.remove(deliveries)
-            raise SkipMessage(f"{message.message_id} may not begin: {error}") from error
+        answers = self._ask_to_begin(message)
         by_answer: dict[str, list[Delivery]] = {}
         for delivery, answer in zip(deliveries, answers, strict=True):
             by_answer.setdefault(answer, []).append(delivery)
@@ -60,36 +52,43 @@ class Runs:
             delivery.thread = thread
         message.narrow(running)
 
+    def _ask_to_begin(self, message: HeldMessage) -> list[str]:
+        while not self._room.is_closed:
+            try:
+                return self._dispatch.begin(message.deliveries)
+            except BrokerRefuses as error:
+                self._held.remove(message.deliveries)
+                raise SkipMessage(f"{message.message_id} may not begin: {error}") from error
+            except BrokerUnavailable:
+                self.giving_up.wait(TRY_AGAIN_S)
+        self._give_back(message.deliveries)
+        raise SkipMessage(f"{message.message_id} may not begin: the worker stops")
+
     def end(self, message: HeldMessage) -> None:
         """Tells Redis, however long it is out of reach: meanwhile the lease is kept, so nobody else runs the task."""
         for delivery in message.deliveries:
             delivery.is_ending = True
         try:
-            while True:
-                try:
-                    self._tell(message, [delivery for delivery in message.deliveries if not delivery.is_over])
-                except BrokerUnavailable as error:
-                    if self.giving_up.wait(TRY_AGAIN_S):
-                        _log.warning("not_told", task_id=message.message_id, why=str(error))
-                        return
-                else:
+            while not self._has_told(message):
+                if self.giving_up.wait(TRY_AGAIN_S):
+                    _log.warning("not_told", task_id=message.message_id)
                     return
         finally:
             message.has_ended = True
             self._held.remove(message.deliveries)
             self._room.leave()
 
-    def give_back(self, message: HeldMessage) -> None:
-        """One that has not begun goes back to its place."""
+    def give_back(self, messages: Sequence[HeldMessage]) -> None:
+        """Those that have not begun go back to their places."""
         try:
-            self._give_back(message.deliveries)
+            self._give_back([delivery for message in messages for delivery in message.deliveries])
         finally:
-            self._room.leave()
+            self._room.leave(len(messages))
 
     def give_up(self) -> None:
         """The worker ends: what still runs goes back too, and what its threads say from now on is not heard."""
         self.giving_up.set()
-        self._give_back(self._held.all())
+        self._give_back([delivery for delivery in self._held.all() if not delivery.is_ending])
 
     def _give_back(self, deliveries: Sequence[Delivery]) -> None:
         held = [delivery for delivery in deliveries if not delivery.is_over]
@@ -97,9 +96,30 @@ class Runs:
         if not held:
             return
         try:
-            self._dispatch.give_back(held)
+            fates = self._dispatch.give_back(held)
         except BrokerUnavailable as error:
             _log.warning("not_given_back", tasks=len(held), why=str(error))  # their leases run out
+        else:
+            _log.info("given_back", **Counter(fates))
+
+    def _has_told(self, message: HeldMessage) -> bool:
+        """False where Redis is out of reach."""
+        deliveries = [delivery for delivery in message.deliveries if not delivery.is_over]
+        try:
+            self._tell(message, deliveries)
+        except BrokerUnavailable:
+            return False
+        except Exception as error:  # noqa: BLE001 - no error of ours may leave the task to its lease, and run it again
+            _log.exception("verdict_not_told", task_id=message.message_id)
+            return self._has_failed(deliveries, error)
+        return True
+
+    def _has_failed(self, deliveries: Sequence[Delivery], error: Exception) -> bool:
+        try:
+            self._fail(deliveries, error)
+        except BrokerUnavailable:
+            return False
+        return True
 
     def _tell(self, message: HeldMessage, deliveries: Sequence[Delivery]) -> None:
         exception = message.exception
@@ -132,11 +152,10 @@ class Runs:
     def _retry(self, retry: Retry, deliveries: Sequence[Delivery], exception: BaseException | None) -> None:
         error = None if exception is None else error_of(exception)
         for delivery in deliveries:
-            message = delivery.message.copy(options=retry.options)
+            message = delivery.message.copy(options=_with_readable_traceback(retry.options))
+            outcome = Outcome(State.RETRY, error=error)
             try:
-                answer = self._dispatch.retry(
-                    delivery, message, retry.delay, State.RETRY, Outcome(State.RETRY, error=error)
-                )
+                answer = self._dispatch.retry(delivery, message, retry.delay, State.RETRY, outcome)
             except InvalidInput as refused:  # with the traceback that Retries adds it has become too large
                 self._fail([delivery], exception or refused)
             else:
@@ -155,3 +174,10 @@ class Runs:
         for delivery, answer in zip(deliveries, answers, strict=True):
             if answer == "lost":
                 _log.warning("run_lost", task_id=delivery.message.message_id)
+
+
+def _with_readable_traceback(options: dict[str, Any]) -> dict[str, Any]:
+    """Retries notes it as it is, and an exception may quote text that cannot be encoded."""
+    if "traceback" not in options:
+        return options
+    return options | {"traceback": readable(options["traceback"])}

@@ -83,8 +83,11 @@ def error_of(exception: BaseException) -> TaskError:
     kind = type(exception)
     module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
     lines = "".join(traceback.format_exception(exception, limit=-30))
-    message = str(exception)[:MESSAGE_CHARACTERS]
-    return TaskError(_text(module + kind.__qualname__), _text(message), _text(lines[-TRACEBACK_CHARACTERS:]))
+    try:
+        message = str(exception)[:MESSAGE_CHARACTERS]
+    except Exception:  # noqa: BLE001 - a class of the body's, which may do anything
+        message = "(it cannot be put into words)"
+    return TaskError(readable(module + kind.__qualname__), readable(message), readable(lines[-TRACEBACK_CHARACTERS:]))
 
 
 WORKER_LOST = Outcome(
@@ -187,6 +190,6 @@ def _instant(packed: bytes) -> datetime | None:
     return from_ms(milliseconds) if milliseconds else None
 
 
-def _text(text: str) -> str:
+def readable(text: str) -> str:
     """What can be encoded: an exception may quote anything."""
     return text.encode(errors="backslashreplace").decode()

@@ -12,7 +12,7 @@ from shared.broker.bell import Bell
 from shared.broker.control import Control
 from shared.broker.deliveries import Held
 from shared.broker.dispatch import Dispatch
-from shared.broker.interrupts import Interrupts
+from shared.broker.interrupts import Interrupts, TimeLimits
 from shared.broker.loops import Loop
 from shared.broker.promoter import Promoter
 from shared.broker.renewer import Renewer
@@ -50,4 +50,5 @@ class WorkerParts:
             Bell(client, keys, queues, self.room, promoter.look_again),
             Renewer(self.dispatch, self.held, interrupts.interrupt),
             Control(client, keys, self.dispatch.process, interrupts.interrupt),
+            TimeLimits(interrupts),
         ]

@@ -155,15 +155,15 @@ class ExamRegister:
             if len(pks) == 1:
                 return [error]
             return [exam for pk in pks for exam in self.settle([pk])]
-        running = [exam for history in histories if (exam := history.fold()) is not None and not exam.is_decided]
+        known = [history for history in histories if history.fold() is not None]
         now = self._clock.now()
-        early = [exam.deadline_at + self._margin - now for exam in running]
-        soon = [wait for wait in early if timedelta() < wait <= _WORTH_WAITING]
+        ended = self._settled(known, now)
+        early = [exam.deadline_at + self._margin - now for exam in map(_exam, ended) if not exam.is_decided]
+        soon = [wait for wait in early if wait <= _WORTH_WAITING]
         if soon:
             self._clock.wait(max(soon))
-        now = self._clock.now()
-        known = [history for history in histories if history.fold() is not None]
-        ended = self._settled(known, now)
+            now = self._clock.now()
+            ended = self._settled(ended, now)
         self._store.make_durable(ended, now)
         settled = {history.pk: history.fold() for history in ended}
         return [settled.get(pk) or ExamNotFound() for pk in pks]

@@ -17,6 +17,7 @@ local function cancel(id)
     return 'running'
   end
   local queue, priority, nonce = header(record)
+  if not queue then return 'unknown' end -- damaged: a dead letter as soon as it is fetched
   local at = redis.call('ZSCORE', due_set(queue), id)
   withdraw(id, queue, priority)
   finish(id, 'R', 'c', nonce, keep + math.max(0, tonumber(at or now) - now), '')

@@ -2,7 +2,7 @@
 -- Hands ready tasks to a worker, each under a lease. ARGV: queue, how many at most, token, ms that the lease lasts.
 -- Answers: '1' where this one is to run alone, '1' where more are ready, then id and record of each.
 -- Priority 9 goes first; but one task in 16 is the first of the lowest priority, so that none waits for ever.
--- uses time, signal
+-- uses time, signal, any_ready
 local queue, wanted, token, lease_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local found = {'', ''}
 
@@ -19,14 +19,6 @@ local function take(set, home, count)
   return #popped > 0
 end
 
-local function some_left()
-  local some = redis.call('ZCARD', alone(queue))
-  for priority = 9, 0, -1 do
-    if some == 0 then some = redis.call('ZCARD', ready(queue, priority)) end
-  end
-  return some > 0
-end
-
 local is_alone = take(alone(queue), {}, 1)
 if not is_alone then
   local asked = redis.call('INCRBY', turns(queue), wanted)
@@ -35,12 +27,12 @@ if not is_alone then
   for priority = 9, 0, -1 do
     take(ready(queue, priority), {'home', priority}, wanted - kept)
   end
-  for priority = 0, is_lowest_due and 9 or -1 do
-    take(ready(queue, priority), {'home', priority}, wanted)
+  if is_lowest_due then
+    for priority = 0, 9 do take(ready(queue, priority), {'home', priority}, wanted) end
   end
 end
 
-local is_more = (is_alone or wanted == 0) and some_left()
+local is_more = (is_alone or wanted == 0) and any_ready(queue)
 if is_more then ring(signal(queue)) end
 found[1], found[2] = is_alone and '1' or '', is_more and '1' or ''
 return found

@@ -6,5 +6,6 @@ local id = ARGV[1]
 local over = redis.call('GET', ended(id))
 if over then return {over, false, false} end
 local record = redis.call('HGET', messages, id)
-local at = record and redis.call('ZSCORE', due_set((header(record))), id)
-return {false, record, at, unpack(redis.call('HGETALL', live(id)))}
+local queue = record and header(record)
+local at = queue and redis.call('ZSCORE', due_set(queue), id)
+return {false, record, at or false, unpack(redis.call('HGETALL', live(id)))}

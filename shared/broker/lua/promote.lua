@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 -- Moves what is due into its queue, and lets go of old dead letters. ARGV: how many of each queue at most, '1' to wake
--- another worker for what is ready, queues. Answers: ms until the next is due (-1: none), '1' where a lease has run
--- out, queues with some ready.
--- uses time, record, signal, waiting, bury
+-- another worker for what is ready, queues. Answers: the time, ms until the next is due (-1: none), '1' where a lease
+-- has run out or ends in a time so far off that the clock must have been set back, queues with some ready.
+-- uses time, record, signal, waiting, bury, any_ready
 local limit, wakes = tonumber(ARGV[1]), ARGV[2] == '1'
 local next_in, lapsed, with_some = -1, '', {}
 
@@ -14,8 +14,8 @@ for i = 3, #ARGV do
     redis.call('ZREM', due_set(queue), id)
     local record = redis.call('HGET', messages, id)
     if record then
-      local _, _, priority = pcall(header, record) -- one that is damaged becomes a dead letter when it is fetched
-      redis.call('ZADD', waiting(id, queue, tonumber(priority) or 5), now_us + number, id)
+      local _, priority = header(record) -- one that is damaged becomes a dead letter when it is fetched
+      redis.call('ZADD', waiting(id, queue, priority or 5), now_us + number, id)
     end
   end
   local first = redis.call('ZRANGE', due_set(queue), 0, 0, 'WITHSCORES')
@@ -24,14 +24,11 @@ for i = 3, #ARGV do
     if next_in < 0 or ms < next_in then next_in = ms end
   end
   local lease = redis.call('ZRANGE', leases(queue), 0, 0, 'WITHSCORES')
-  if lease[1] and tonumber(lease[2]) <= now then lapsed = '1' end
-  local some = redis.call('ZCARD', alone(queue))
-  for priority = 9, 0, -1 do
-    if some == 0 then some = redis.call('ZCARD', ready(queue, priority)) end
-  end
-  if some > 0 then
+  local last_lease = redis.call('ZRANGE', leases(queue), -1, -1, 'WITHSCORES')
+  if lease[1] and (tonumber(lease[2]) <= now or tonumber(last_lease[2]) > now + MINUTE) then lapsed = '1' end
+  if any_ready(queue) then
     with_some[#with_some + 1] = queue
     if wakes then ring(signal(queue)) end
   end
 end
-return {next_in, lapsed, with_some}
+return {now, next_in, lapsed, with_some}

@@ -1,7 +1,6 @@
 -- uses time, finish
 -- Dead letters: a task that has ended as FAILURE and whose message is kept for a week. How it ended is known a day
 -- longer: a letter without its end would be taken for a task that waits.
-local DAY = 24 * 3600 * 1000
 local WEEK = 7 * DAY
 
 local function bury(queue, id, nonce, keep, outcome)

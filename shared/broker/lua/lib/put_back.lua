@@ -13,7 +13,11 @@ local function put_back(queue, id, is_lost, keep, worker_lost)
   redis.call('ZREM', leases(queue), id)
   local record = redis.call('HGET', messages, id)
   if not record then return redis.call('DEL', live(id)) and 'gone' end
-  local _, _, nonce = header(record)
+  local is_readable, _, nonce = header(record)
+  if not is_readable then
+    bury(queue, id, '\0\0\0\0', keep, worker_lost)
+    return 'buried'
+  end
   if held[7] then
     finish(id, 'R', 'c', nonce, keep, '')
     redis.call('HDEL', messages, id)

@@ -1,5 +1,6 @@
--- What stands before the message itself in a record (broker/record.py): queue, priority, nonce.
+-- What stands before the message itself in a record (broker/record.py): queue, priority, nonce. Nothing where that
+-- cannot be read.
 local function header(record)
-  local priority, queue, nonce = struct.unpack('c1Bc0c4', record)
-  return queue, priority, nonce
+  local is_whole, priority, queue, nonce = pcall(struct.unpack, 'c1Bc0c4', record)
+  if is_whole and tonumber(priority) then return queue, priority, nonce end
 end
