@@ -85,8 +85,10 @@ class QueueConsumer(Consumer):
             pass
         finally:
             self._room.settle(self._queue, places, len(found), signals, is_more=fetched.is_more)
-        # One look may bring more than there are threads for, if its tasks do not run together as expected.
-        self._expected = self._most_together if len(found) <= places else 1
+        # A look may bring more than there are threads for, if its tasks do not run together as expected. What does not
+        # fit goes back, which a task may do fifty times: so the next look asks for less, and later ones for twice as
+        # much each.
+        self._expected = min(self._most_together, 2 * self._expected) if len(found) <= places else 1
         if not fetched.is_alone:
             self._fetched.extend(found[:places])
             self.requeue(found[places:])

@@ -10,7 +10,7 @@ from threading import Event
 from typing import Any, NamedTuple
 
 import pytest
-from dramatiq import MessageProxy
+from dramatiq import MessageProxy, pipeline
 from dramatiq.broker import Consumer
 
 from shared.broker.asking import Asking
@@ -117,6 +117,22 @@ def test_a_begin_whose_answer_was_lost_counts_once(
     task_id = send(sender, "quick")
     assert lost.wait(AT_ONCE_S)
     wait_for(sender, [task_id], AT_ONCE_S)
+    assert_ran_once(journal, [task_id])
+    assert sender.engine.look_up(task_id).deliveries == 1
+    assert_at_rest(sender)
+
+
+def test_a_worker_that_is_cut_off_before_a_run_begins_waits_and_begins_it_once(
+    worker: TaskBroker, sender: TaskBroker, journal: Journal, proxy: TcpProxy
+) -> None:
+    """It may or may not have been told; the run is not lost with it, nor left to its lease."""
+    lost = proxy.lose_reply(sha("begin"), then_refuse=True)
+    task_id = send(sender, "quick")
+    assert lost.wait(AT_ONCE_S)
+    Event().wait(3)  # until after Redis's client has given up, so that each call has failed
+    assert journal.begun().count(task_id) == 0
+    proxy.admit()
+    wait_for(sender, [task_id], 3)
     assert_ran_once(journal, [task_id])
     assert sender.engine.look_up(task_id).deliveries == 1
     assert_at_rest(sender)
@@ -421,4 +437,27 @@ def test_what_bodies_came_to_while_redis_was_away_is_told_afterwards(
         wait_for(sender, [failing], 1, State.FAILURE)
         assert Counter(journal.begun()) == {succeeding: 1, retrying: 2, failing: 1}
         assert [letter.state.id for letter in sender.engine.dead_letters(QUEUE, 10)] == [failing]
+    broker.client.close()
+
+
+@away
+def test_the_next_of_a_pipeline_is_sent_after_redis_was_away(
+    own_redis: PrivateRedis, sender: TaskBroker, journal: Journal, fault: Fault
+) -> None:
+    """Between the body and its acknowledgement, where Dramatiq only logs what a hook cannot do."""
+    keep_all(own_redis)
+    broker = broker_at(own_redis.url, journal)
+    with worker_on(broker, threads=2):
+        first = broker.get_actor("long").message(1)
+        second = broker.get_actor("quick").message_with_options(pipe_ignore=True)
+        pipeline([first, second], broker=broker).run()  # type: ignore[no-untyped-call]
+        eventually(journal.begun, what="its beginning")
+        fault.take_away(own_redis)
+        Event().wait(2.5)  # the body takes one
+        assert journal.ended() == [first.message_id]
+        fault.bring_back(own_redis)
+        eventually(lambda: len(journal.ended()) == 2, 5, "the second")
+        wait_for(sender, [first.message_id, second.message_id], AT_ONCE_S)
+    assert_ran_once(journal, [first.message_id, second.message_id])
+    assert_at_rest(sender)
     broker.client.close()

@@ -3,7 +3,7 @@
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Event, Thread
 
@@ -132,6 +132,38 @@ def test_a_body_that_was_returned_is_not_heard_when_it_ends_at_last(
         assert sender.engine.look_up(task_id).result == other.pid
     assert sender.engine.stats([QUEUE])[QUEUE].is_empty
     broker.client.close()
+
+
+ENDS_WITHIN_S = 15.0
+
+
+@pytest.mark.parametrize("fault", [PrivateRedis.pause, PrivateRedis.kill], ids=["hanging", "killed"])
+@pytest.mark.parametrize("holds_more", [False, True])
+def test_a_worker_that_is_told_to_stop_ends_though_redis_is_away(
+    tmp_path: Path,
+    path: Path,
+    own_redis: PrivateRedis,
+    sender: TaskBroker,
+    journal: Journal,
+    fault: Callable[[PrivateRedis], None],
+    holds_more: bool,
+) -> None:
+    """A body runs that outlasts the limit, maybe beside a task that has been fetched and waits to be run alone: what
+    would go back cannot, and its lease runs out instead.
+    """
+    gate = tmp_path / "gate"
+    with EngineWorker(tmp_path / "stopping", own_redis.url, path, threads=4, stop_within_s=2) as stopping:
+        send_many(sender, "gated", 2, str(gate))
+        eventually(lambda: len(journal.begun()) == 2, what="the beginning of both")
+        if holds_more:
+            alone = send_alone(sender, "quick")
+            eventually(lambda: sender.client.hexists(KEYS.key("live", pack_id(alone)), "token"), what="its delivery")
+        fault(own_redis)
+        Event().wait(1.5)  # its loops are asking
+        stopping.signal(signal.SIGTERM)
+        stopped_at = time.monotonic()
+        assert stopping.wait() == 0
+        assert time.monotonic() - stopped_at < ENDS_WITHIN_S
 
 
 class Load:

@@ -2,8 +2,9 @@
 # mypy: allow-untyped-calls
 # Dramatiq has no types for pipelines and groups.
 
+from collections import Counter
 from collections.abc import Callable
-from threading import Barrier, Event
+from threading import Barrier, Event, Semaphore
 from typing import Any
 
 import dramatiq
@@ -14,10 +15,13 @@ from dramatiq.rate_limits.backends import RedisBackend
 from dramatiq.results import ResultFailure, ResultMissing, ResultTimeout
 
 from shared.broker.broker import TaskBroker
-from shared.broker.states import State
+from shared.broker.record import pack_id
+from shared.broker.states import Reason, State, TaskState
 from shared.errors import TaskIdTaken
+from shared.redis_keys import RedisKeys
 from tests.support.broker_worker import WITHIN_MS, WITHIN_S, once_over, task_broker, working
 from tests.support.redis_server import PrivateRedis
+from tests.support.waiting import eventually
 
 # One server will do: this is about Dramatiq above our scripts, and each worker takes a second to stop.
 pytestmark = pytest.mark.parametrize("redis_program", ["apt"], indirect=True)
@@ -424,3 +428,156 @@ def test_success_and_failure_are_told_to_other_actors(broker: TaskBroker, by_mes
     assert [end.state for end in ends] == [State.SUCCESS, State.FAILURE]
     error = {"type": "Broken", "message": "bread"}
     assert sorted(told, key=str) == [("mourn", [2], error), ("mourn", [2], error), ("rejoice", [1], 10)]
+
+
+# Tasks that run together
+
+
+def ends_of(broker: TaskBroker, messages: "list[dramatiq.Message[Any]]") -> list[TaskState]:
+    """Sends these in one call, so that one look finds them all: how they end."""
+    broker.enqueue_many([(message, None) for message in messages])
+    return [once_over(broker, message) for message in messages]
+
+
+def test_tasks_with_options_of_their_own_run_by_themselves(broker: TaskBroker, redis_server: PrivateRedis) -> None:
+    """What one message says holds for it, and for no other: how long its end is known, and where its result goes."""
+    batches: list[list[str]] = []
+    piped: list[object] = []
+
+    @dramatiq.actor(broker=broker, together=10)
+    def work(names: list[str]) -> list[str]:
+        batches.append(names)
+        return names
+
+    @dramatiq.actor(broker=broker)
+    def then(names: object) -> None:
+        piped.append(names)
+
+    plain = [work.message(name) for name in ("a", "b", "c")]  # type: ignore[arg-type]
+    short = work.message_with_options(args=("short",), result_ttl=60_000)
+    next_step = then.message_with_options()
+    pipe = pipeline([work.message_with_options(args=("piped",)), next_step], broker=broker)
+    with working(broker, threads=1):
+        ends_of(broker, [pipe.messages[0], short, *plain])
+        once_over(broker, pipe.messages[1])
+    assert [batch for batch in batches if {"piped", "short"} & set(batch)] == [["piped"], ["short"]]
+    assert sorted(name for batch in batches for name in batch) == ["a", "b", "c", "piped", "short"]
+    assert piped == [["piped"]]
+    left_ms = {message.message_id: kept_ms(redis_server, message) for message in [short, *plain]}
+    assert left_ms.pop(short.message_id) <= 60_000
+    assert min(left_ms.values()) > 3_600_000
+
+
+def kept_ms(server: PrivateRedis, message: "dramatiq.Message[Any]") -> int:
+    left = server.client().pttl(RedisKeys("test").key("ended", pack_id(message.message_id)))
+    assert isinstance(left, int)
+    return left
+
+
+def test_tasks_that_failed_together_are_retried_each_by_itself(broker: TaskBroker) -> None:
+    """With options of its own, and none of another's: else one that has been retried often spends the others' tries."""
+    batches: list[list[str]] = []
+    options: dict[str, dict[str, Any]] = {}
+
+    class Looking(dramatiq.Middleware):
+        def before_process_message(self, _broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
+            if message.actor_name == "work" and len(message.args[0]) == 1:
+                options[message.args[0][0]] = dict(message.options)
+
+    broker.add_middleware(Looking())
+
+    @dramatiq.actor(broker=broker, together=10, min_backoff=1, max_backoff=1, max_retries=3)
+    def work(names: list[str]) -> None:
+        batches.append(names)
+        if len(names) > 1 or names == ["worn"]:
+            raise Broken
+
+    plain = [work.message(name) for name in ("a", "b")]  # type: ignore[arg-type]
+    worn = work.message_with_options(args=("worn",), retries=3)
+    coloured = work.message_with_options(args=("coloured",), colour="blue")
+    with working(broker, threads=1):
+        ends = ends_of(broker, plain) + ends_of(broker, [worn, coloured])
+    assert [(end.state, end.retries) for end in ends] == [
+        (State.SUCCESS, 1),
+        (State.SUCCESS, 1),
+        (State.FAILURE, 3),
+        (State.SUCCESS, 0),
+    ]
+    assert sorted(batches) == [["a"], ["a", "b"], ["b"], ["coloured"], ["worn"]]
+    assert {name: (each.get("retries"), each.get("colour")) for name, each in options.items()} == {
+        "worn": (3, None),
+        "coloured": (None, "blue"),
+        "a": (1, None),
+        "b": (1, None),
+    }
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_only_a_run_of_a_single_task_is_interrupted(broker: TaskBroker, number: int) -> None:
+    """Cancelled with interrupts. A run of several goes on: the others have not been cancelled."""
+    entered, may_end = Event(), Event()
+
+    @dramatiq.actor(broker=broker, together=10)
+    def work(_names: list[str]) -> None:
+        entered.set()
+        while not may_end.wait(0.01):
+            pass
+
+    messages = [work.message(str(each)) for each in range(number)]  # type: ignore[arg-type]
+    with working(broker, threads=1):
+        broker.enqueue_many([(message, None) for message in messages])
+        assert entered.wait(WITHIN_S)
+        assert broker.engine.cancel([messages[0].message_id], interrupts=True) == ["running"]
+        if number > 1:
+            assert not Event().wait(4.0)  # longer than until the next renewal, which says it again
+            assert broker.engine.look_up(messages[0].message_id).state is State.STARTED
+            may_end.set()
+        ends = [once_over(broker, message) for message in messages]
+        may_end.set()
+    expected = (State.REVOKED, Reason.TERMINATED) if number == 1 else (State.SUCCESS, None)
+    assert {(end.state, end.reason, end.deliveries) for end in ends} == {(*expected, 1)}
+
+
+def test_a_worker_gives_back_what_it_has_no_thread_for(broker: TaskBroker, redis_server: PrivateRedis) -> None:
+    """It looked for batches and found single tasks, so others can run what is left."""
+    other = task_broker(redis_server)
+    entered, may_end = Semaphore(0), Event()
+
+    def work(_names: list[str]) -> None:
+        entered.release()
+        assert may_end.wait(WITHIN_S)
+
+    here = dramatiq.actor(broker=broker, actor_name="work", together=100)(work)
+    dramatiq.actor(broker=other, actor_name="work", together=100)(lambda _names: None)
+    messages = [here.message_with_options(args=(number,), colour="blue") for number in range(20)]
+    broker.enqueue_many([(message, None) for message in messages])
+    with working(broker, threads=2):
+        assert entered.acquire(timeout=WITHIN_S) and entered.acquire(timeout=WITHIN_S)
+        parts = broker.lifecycle.parts
+        assert parts is not None
+        eventually(lambda: broker.engine.stats(["default"])["default"].leased == 2, what="the return of the others")
+        assert len(parts.held.all()) == 2
+        stats = broker.engine.stats(["default"])["default"]
+        assert (sum(stats.ready), stats.leased) == (18, 2)
+        with working(other, threads=2):
+            eventually(lambda: broker.engine.stats(["default"])["default"].ready[5] == 0, what="the others' runs")
+            eventually(lambda: broker.engine.stats(["default"])["default"].leased == 2, what="the others' end")
+        may_end.set()
+        ends = [once_over(broker, message) for message in messages]
+    assert {(end.state, end.deliveries) for end in ends} == {(State.SUCCESS, 1)}
+
+
+@pytest.mark.parametrize(("together", "threads"), [(100, 2), (300, 4)])
+def test_many_single_tasks_of_a_batching_actor_all_run(broker: TaskBroker, together: int, threads: int) -> None:
+    """None is fetched and given back so often that it is taken for one that kills its workers."""
+
+    @dramatiq.actor(broker=broker, together=together)
+    def work(_names: list[str]) -> None:
+        pass
+
+    messages = [work.message_with_options(args=(number,), colour="blue") for number in range(2 * together * threads)]
+    broker.enqueue_many([(message, None) for message in messages])
+    with working(broker, threads):
+        broker.join("default", timeout=3 * WITHIN_MS)
+    ends = Counter(broker.engine.look_up(message.message_id).state for message in messages)
+    assert ends == {State.SUCCESS: len(messages)}

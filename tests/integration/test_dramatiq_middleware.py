@@ -23,6 +23,7 @@ from dramatiq.middleware import (
 )
 
 from shared.broker.broker import TaskBroker, usual_middleware
+from shared.broker.interrupts import TimeLimits
 from shared.broker.record import pack_id
 from shared.broker.states import Reason, State
 from shared.errors import TaskIdTaken, TaskNotFound
@@ -666,6 +667,18 @@ def test_a_worker_can_follow_another_in_one_process(
         assert broker.engine.look_up(waiting.message_id).state is State.PENDING
     eventually(lambda: not {thread for thread in threading.enumerate() if thread.name != "TimeLimits"} - before)
     assert sorted(ran, key=str) == [0, 1, 10, 11, 2]
+
+
+def test_time_limits_begin_and_end_with_their_worker(broker: TaskBroker) -> None:
+    """Beside the other loops: none is left of a worker that has ended."""
+    for _ in range(2):
+        with working(broker):
+            parts = broker.lifecycle.parts
+            assert parts is not None
+            (limits,) = (loop for loop in parts.loops if isinstance(loop, TimeLimits))
+            assert limits.is_alive()
+        assert not limits.is_alive()
+        assert [thread for thread in threading.enumerate() if isinstance(thread, TimeLimits)] == []
 
 
 def test_a_stopping_worker_finishes_what_it_runs_and_leaves_the_rest(broker: TaskBroker) -> None:

@@ -1,7 +1,8 @@
 """What Dramatiq's user guide says of sending, delays and retries, on our broker."""
 
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from threading import Event
 from typing import Any
@@ -306,6 +307,72 @@ def test_a_retry_that_has_grown_too_large_fails_with_its_own_error(broker: TaskB
     with working(broker):
         end = once_over(broker, work.send_with_options(filling="x" * (256 * 1024 - 200)))
     assert (end.state, error_in(end), len(runs)) == (State.FAILURE, "run 1", 1)
+
+
+class Unspeakable(Exception):
+    """It cannot be put into words."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+ODD = pytest.mark.parametrize("error", [ValueError("not text: \udcff"), Unspeakable()], ids=["not text", "no words"])
+
+
+@pytest.fixture
+def unlogged() -> Iterator[None]:
+    """Dramatiq logs what bodies raise; what is not text breaks the report of a test run in several processes."""
+
+    def is_to_be_logged(record: logging.LogRecord) -> bool:
+        return not record.msg.startswith("Failed to process message")
+
+    logger = logging.getLogger("dramatiq.worker.WorkerThread")
+    logger.addFilter(is_to_be_logged)
+    yield
+    logger.removeFilter(is_to_be_logged)
+
+
+@ODD
+@pytest.mark.usefixtures("unlogged")
+def test_an_exception_whose_text_cannot_be_kept_is_retried_as_any_other(
+    broker: TaskBroker, seen: StatesSeen, error: Exception
+) -> None:
+    """A file name, quoted, may hold what is not text."""
+    runs: list[int] = []
+
+    @dramatiq.actor(broker=broker, **SOON)
+    def work() -> str:
+        runs.append(len(runs))
+        if len(runs) < 3:
+            raise error
+        return "done"
+
+    with working(broker, threads=1):
+        message = work.send()
+        end = once_over(broker, message)
+        eventually(lambda: len(seen.of(message)) == 6)
+    assert (end.state, end.result, end.retries, end.deliveries) == (State.SUCCESS, "done", 2, 3)
+    between = [each.error for each in seen.of(message) if each.state is State.RETRY]
+    assert [each is not None and each.type.endswith(type(error).__name__) for each in between] == [True, True]
+
+
+@ODD
+@pytest.mark.usefixtures("unlogged")
+def test_an_exception_whose_text_cannot_be_kept_ends_a_task_for_good(broker: TaskBroker, error: Exception) -> None:
+    """FAILURE, and a dead letter: it is not left STARTED until its lease runs out."""
+    runs: list[int] = []
+
+    @dramatiq.actor(broker=broker, max_retries=1, **SOON)
+    def work() -> None:
+        runs.append(len(runs))
+        raise error
+
+    with working(broker):
+        end = once_over(broker, work.send())
+        (letter,) = broker.engine.dead_letters("default", 10)
+    assert (end.state, end.deliveries, len(runs)) == (State.FAILURE, 2, 2)
+    assert end.error is not None and end.error.type.endswith(type(error).__name__)
+    assert letter.state == end
 
 
 def test_a_cancelled_task_is_not_retried(broker: TaskBroker) -> None:

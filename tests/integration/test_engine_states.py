@@ -9,14 +9,17 @@ from typing import Any, NamedTuple, TypeVar
 
 import pytest
 import redis
+from dramatiq.errors import DecodeError
 
 from shared.broker.asking import Asking
 from shared.broker.connection import patient_client
-from shared.broker.deliveries import Delivery
-from shared.broker.dispatch import Dispatch
+from shared.broker.deliveries import Delivery, Held
+from shared.broker.dispatch import LEASE, Dispatch
 from shared.broker.engine import ENQUEUED_TOGETHER, TICK_REMEMBERED, Engine
 from shared.broker.record import Record, pack_id
+from shared.broker.room import Room
 from shared.broker.round_trips import SharedRoundTrips
+from shared.broker.runs import Runs
 from shared.broker.states import Outcome, Reason, State, TaskError, error_of
 from shared.clock import MILLISECOND, to_ms
 from shared.errors import BrokerUnavailable, TaskIdTaken, TaskNotFound
@@ -498,6 +501,45 @@ def test_a_lease_that_has_run_out_can_be_renewed_while_nobody_has_taken_the_task
     assert bench.worker.reap([QUEUE]) == []
 
 
+def test_leases_that_a_clock_since_set_back_has_given_are_cut_to_length(bench: EngineOnRedis) -> None:
+    """Else what a dead worker held would wait for the clock to catch up; who is well renews as ever. The first lease
+    of the queue is as it should be.
+    """
+    leases = bench.keys.key("leases", QUEUE)
+    usual, far = bench.run(), bench.run(task_id=ID)
+    assert not bench.worker.promote([QUEUE], wakes_another=False).is_lapsed
+    bench.client.zadd(leases, {far.packed_id: to_ms(bench.now() + timedelta(hours=1))}, xx=True)
+    assert bench.worker.promote([QUEUE], wakes_another=False).is_lapsed
+    assert bench.worker.reap([QUEUE]) == []
+    ends = [bench.client.zscore(leases, delivery.packed_id) for delivery in (usual, far)]
+    assert ends[1] is not None and ends[0] is not None
+    assert ends[0] <= ends[1] <= to_ms(bench.now() + LEASE)
+    assert not bench.worker.promote([QUEUE], wakes_another=False).is_lapsed
+    assert bench.worker.renew([usual, far]) == ["held", "held"]
+
+
+def test_a_lease_that_ends_within_a_minute_is_left_as_it_is(bench: EngineOnRedis) -> None:
+    leases = bench.keys.key("leases", QUEUE)
+    delivery = bench.run()
+    ends = to_ms(bench.now() + timedelta(seconds=50))
+    bench.client.zadd(leases, {delivery.packed_id: ends}, xx=True)
+    assert not bench.worker.promote([QUEUE], wakes_another=False).is_lapsed
+    assert bench.worker.reap([QUEUE]) == []
+    assert bench.client.zscore(leases, delivery.packed_id) == ends
+
+
+def test_a_run_that_is_ending_is_not_given_back_when_its_worker_gives_up(bench: EngineOnRedis) -> None:
+    """Another would run it again, though its end is on its way; what still runs goes back."""
+    held, ending, running = Held(), bench.run(task_id=ID), bench.run()
+    held.add([ending, running])
+    ending.is_ending = True
+    runs = Runs(bench.worker, held, Room(), lambda _message: None)
+    runs.give_up()
+    assert bench.ready() == [running.message.message_id]
+    assert bench.engine.look_up(ID).state is STARTED
+    assert bench.worker.finish([ending], DONE) == ["finished"]
+
+
 def test_a_worker_that_thaws_begins_and_ends_nothing_that_has_moved_on(bench: EngineOnRedis) -> None:
     frozen = bench.run(task_id=ID)
     bench.end_leases([ID])
@@ -626,6 +668,71 @@ def test_a_record_that_cannot_be_read_becomes_a_dead_letter(bench: EngineOnRedis
     (letter,) = bench.engine.dead_letters(QUEUE, 10)
     assert (letter.state.id, letter.message, letter.state.state) == (ID, None, FAILURE)
     assert letter.state.error is not None
+
+
+DAMAGES = [b"", b"\x05", b"5\x07exa", b"\xff" * 40]
+
+
+def damage(bench: EngineOnRedis, task_id: str, record: bytes) -> None:
+    bench.client.hset(bench.keys.key("messages"), pack_id(task_id), record)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("record", DAMAGES)
+def test_a_damaged_record_under_a_lease_that_ran_out_keeps_no_neighbour(
+    bench: EngineOnRedis, record: bytes, begun: bool
+) -> None:
+    """It becomes a dead letter, and the ones after it are taken back."""
+    ids = ["before", ID, "after"]
+    bench.engine.enqueue([(a_message(task_id=task_id), None) for task_id in ids])
+    deliveries = bench.fetch(3)
+    if begun:
+        bench.worker.begin(deliveries)
+    damage(bench, ID, record)
+    bench.end_leases(ids)
+    returned = "lost" if begun else "returned"
+    assert dict(bench.worker.reap([QUEUE])) == {"before": returned, ID: "buried", "after": returned}
+    assert bench.worker.reap([QUEUE]) == []
+    assert sorted(bench.ready()) == ["after", "before"]
+    (letter,) = bench.engine.dead_letters(QUEUE, 10)
+    assert (letter.state.id, letter.state.state, letter.message) == (ID, FAILURE, None)
+    assert bench.engine.look_up(ID) == letter.state
+
+
+@pytest.mark.parametrize("record", DAMAGES)
+def test_a_damaged_record_can_be_given_back(bench: EngineOnRedis, record: bytes) -> None:
+    """With its neighbours, by a worker that stops."""
+    bench.engine.enqueue([(a_message(task_id=task_id), None) for task_id in (ID, "after")])
+    deliveries = bench.fetch(2)
+    damage(bench, ID, record)
+    assert bench.worker.give_back(deliveries) == ["buried", "returned"]
+    assert bench.engine.look_up(ID).state is FAILURE
+
+
+@pytest.mark.parametrize("bring", [due, ready, prefetched])
+@pytest.mark.parametrize("record", DAMAGES)
+def test_a_damaged_record_can_be_neither_cancelled_nor_moved_nor_told(
+    bench: EngineOnRedis, record: bytes, bring: Callable[[EngineOnRedis], object]
+) -> None:
+    """And keeps nobody else from it: its neighbours are cancelled in the same call."""
+    bring(bench)
+    neighbour = bench.send(due=FAR)
+    damage(bench, ID, record)
+    before = bench.engine.stats([QUEUE])[QUEUE]
+    assert bench.engine.move(ID, FAR) == "unknown"
+    with pytest.raises(DecodeError):
+        bench.engine.look_up(ID)
+    assert bench.engine.cancel([ID, neighbour]) == ["unknown", "revoked"]
+    after = bench.engine.stats([QUEUE])[QUEUE]
+    assert (after.ready, after.leased, after.due) == (before.ready, before.leased, before.due - 1)
+
+
+def test_a_dead_letter_whose_end_is_forgotten_is_passed_over(bench: EngineOnRedis) -> None:
+    """It is about to be let go."""
+    for task_id in ("older", ID, "younger"):
+        bench.worker.finish([bench.run(task_id=task_id)], FAILED, is_dead=True)
+    bench.client.delete(bench.keys.key("ended", pack_id(ID)))
+    assert {letter.state.id for letter in bench.engine.dead_letters(QUEUE, 10)} == {"older", "younger"}
 
 
 def test_a_purge_leaves_nothing_of_a_queue(bench: EngineOnRedis) -> None:

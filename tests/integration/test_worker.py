@@ -146,6 +146,27 @@ def test_exams_due_together_become_absent_in_batches(tmp_path: Path, redis_serve
     assert [end and end.status for end in ends] == [Status.PASS if exam in decided else Status.ABSENT for exam in exams]
 
 
+def test_no_overdue_exam_waits_for_an_early_one_of_its_batch(tmp_path: Path, redis_server: PrivateRedis) -> None:
+    """At the moment of the wait the overdue ones have ended in the store; the early one ends after it."""
+    at_the_wait: list[list[bool]] = []
+
+    class WatchedClock(ManualClock):
+        def wait(self, duration: timedelta) -> None:
+            at_the_wait.append([stored_end(services, exam) is not None for exam in exams])
+            super().wait(duration)
+
+    clock = WatchedClock()
+    services = services_for(tmp_path, redis_server, clock)
+    exams = started(services.register, a_start(seconds=60), a_start(seconds=62), a_start(seconds=61))
+    clock.move(seconds=61)
+    settled = services.register.settle([exam.pk for exam in exams])
+    services.redis.close()
+    assert at_the_wait == [[True, False, True]]
+    assert len(clock.waits) == 1
+    assert {exam.status for exam in settled if isinstance(exam, Exam)} == {Status.ABSENT}
+    assert all(stored_end(services, exam) for exam in exams)
+
+
 def test_one_damaged_exam_of_a_batch_fails_alone(tmp_path: Path, redis_server: PrivateRedis) -> None:
     """The others are absent at once; after it they are tried once more, each by itself, and have nothing left to do."""
     services = services_for(tmp_path, redis_server)

@@ -90,6 +90,17 @@ def test_a_look_that_failed_or_found_nothing_frees_all_its_places() -> None:
     assert room.take("q", 0) == (4, 1)
 
 
+def test_a_look_that_brings_more_than_it_has_places_for_frees_none_until_the_excess_has_left() -> None:
+    room = opened(2, ("q", "r"))
+    room.settle("q", room.take("q", 0)[0], 5, 1, is_more=True)
+    assert not room.has_place
+    room.leave(3)
+    assert not room.has_place
+    assert room.take("r", 0) == (0, 0)
+    room.leave()
+    assert room.take("r", 0) == (1, 1)
+
+
 def test_each_queue_has_signals_of_its_own() -> None:
     room = opened(1, ("q", "r"))
     places, signals = room.take("q", 0)
