@@ -40,24 +40,6 @@ BACK_WITHIN_S = LEASE_S + 2
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "journal"
-
-
-@pytest.fixture
-def journal(path: Path) -> Journal:
-    return Journal(path)
-
-
-@pytest.fixture
-def sender(own_redis: PrivateRedis, journal: Journal) -> Iterator[TaskBroker]:
-    """Talks to Redis directly."""
-    broker = broker_at(own_redis.url, journal)
-    yield broker
-    broker.client.close()
-
-
-@pytest.fixture
 def proxy(own_redis: PrivateRedis) -> Iterator[TcpProxy]:
     with TcpProxy(own_redis.socket) as proxy:
         yield proxy

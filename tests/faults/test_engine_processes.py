@@ -3,7 +3,7 @@
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from random import Random
@@ -24,7 +24,6 @@ from tests.support.engine_worker import (
     QUEUE,
     EngineWorker,
     Journal,
-    broker_at,
     send,
     send_alone,
     send_many,
@@ -36,23 +35,6 @@ from tests.support.waiting import eventually
 HEALED_WITHIN_S = 12
 AT_ONCE_S = 1.3
 FINAL = {State.SUCCESS, State.FAILURE, State.IGNORED, State.REVOKED}
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "journal"
-
-
-@pytest.fixture
-def journal(path: Path) -> Journal:
-    return Journal(path)
-
-
-@pytest.fixture
-def sender(own_redis: PrivateRedis, journal: Journal) -> Iterator[TaskBroker]:
-    broker = broker_at(own_redis.url, journal)
-    yield broker
-    broker.client.close()
 
 
 def states(sender: TaskBroker, task_ids: Sequence[str]) -> Counter[State]:

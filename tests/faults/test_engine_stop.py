@@ -3,7 +3,7 @@
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event, Thread
 
@@ -29,23 +29,6 @@ from tests.support.waiting import eventually
 
 FETCHING_STOPS_WITHIN_S = 1.0
 AT_ONCE_S = 1.5
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "journal"
-
-
-@pytest.fixture
-def journal(path: Path) -> Journal:
-    return Journal(path)
-
-
-@pytest.fixture
-def sender(own_redis: PrivateRedis, journal: Journal) -> Iterator[TaskBroker]:
-    broker = broker_at(own_redis.url, journal)
-    yield broker
-    broker.client.close()
 
 
 def begun_by(journal: Journal, task_ids: Sequence[str]) -> list[int]:
