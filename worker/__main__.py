@@ -44,8 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"worker: {error}")
     worker = start(services.broker, options.queues, options.threads)
     _log.info("worker_started", queues=options.queues, threads=options.threads)
-    parts = services.broker.lifecycle.parts
-    loops = [] if parts is None else parts.loops
+    loops = services.broker.lifecycle.booted.loops
     is_whole = watch(worker, loops, stopping, Pulse(settings.pulse_file), LOOK_EVERY)
     worker.stop(timeout=STOP_WITHIN // timedelta(milliseconds=1))
     if not is_whole:

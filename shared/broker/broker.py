@@ -101,10 +101,10 @@ class TaskBroker(RedisBroker):
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:  # noqa: ARG002
         """Fetches what the worker has threads for, whatever `prefetch` says."""
-        if self.lifecycle.parts is None:
-            raise RuntimeError("messages are consumed by a Worker")
         together = [self._together(name) for name, actor in self.actors.items() if actor.queue_name == queue_name]
-        return QueueConsumer(queue_name, timeout / 1000, self.lifecycle.parts, self._together, max(together, default=1))
+        return QueueConsumer(
+            queue_name, timeout / 1000, self.lifecycle.booted, self._together, max(together, default=1)
+        )
 
     def flush(self, queue_name: str) -> None:
         self.engine.purge(queue_name)

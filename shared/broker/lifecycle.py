@@ -32,12 +32,12 @@ class Lifecycle(Middleware):
         self.parts.room.open(worker.worker_threads)
 
     def after_worker_boot(self, _broker: Broker, _worker: Worker) -> None:
-        for loop in self._booted.loops:
+        for loop in self.booted.loops:
             loop.start()
 
     def before_worker_shutdown(self, _broker: Broker, worker: Worker) -> None:
         """Fetching stops, and what has not begun goes back at once, not when the last run has ended."""
-        self._booted.room.close()
+        self.booted.room.close()
         self._give_back_waiting(worker)
         give_up_at = time.monotonic() + CLOSE_WITHIN_S
         for thread in worker.consumers.values():
@@ -49,10 +49,10 @@ class Lifecycle(Middleware):
         waiting = [cast(HeldMessage, item.message) for item in iter_queue(worker.work_queue)]  # type: ignore[no-untyped-call]
         for _ in waiting:
             worker.work_queue.task_done()
-        _within(CLOSE_WITHIN_S, lambda: self._booted.runs.give_back(waiting))
+        _within(CLOSE_WITHIN_S, lambda: self.booted.runs.give_back(waiting))
 
     def after_worker_shutdown(self, _broker: Broker, _worker: Worker) -> None:
-        parts = self._booted
+        parts = self.booted
         for loop in parts.loops:
             loop.stop()
         _within(CLOSE_WITHIN_S, parts.runs.give_up)
@@ -61,13 +61,14 @@ class Lifecycle(Middleware):
         parts.round_trips.close()
 
     def before_process_message(self, _broker: Broker, message: MessageProxy) -> None:
-        self._booted.runs.begin(cast(HeldMessage, message))
+        self.booted.runs.begin(cast(HeldMessage, message))
 
     def after_skip_message(self, _broker: Broker, message: MessageProxy) -> None:
         cast(HeldMessage, message).is_skipped = True
 
     @property
-    def _booted(self) -> WorkerParts:
+    def booted(self) -> WorkerParts:
+        """The parts, in a process that has a worker."""
         if self.parts is None:
             raise RuntimeError("there is no worker in this process")
         return self.parts

@@ -1,7 +1,8 @@
 -- uses time, finish, bury, record, signal, waiting
 -- Takes a held task from whoever holds it, back to its place. `is_lost`: by force, as its lease ran out. Then a run
 -- that had begun counts as lost; after more than five the task is a dead letter. A task that had not begun may come
--- back 50 times. `worker_lost` is said to have come of a dead letter. A task whose cancelling was too late for that run ends here.
+-- back 50 times. `worker_lost` is said to have come of a dead letter. A task whose cancelling was too late for that run
+-- ends here. Answers 'returned', 'lost' for a run that had begun, 'buried', 'revoked', or 'gone' without a record.
 local LOST_RUNS, RETURNS = 5, 50
 
 local function put_back(queue, id, is_lost, keep, worker_lost)
