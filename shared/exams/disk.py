@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable
+from itertools import islice
 from typing import NoReturn, ParamSpec, TypeVar
 
 from shared.errors import StoreUnavailable
@@ -65,6 +66,15 @@ class Disk:
             _refuse(error, "link", target)
         return True
 
+    def stamp(self, path: str) -> None:
+        """As if the file were written now, as `age` tells. FileNotFoundError: it is gone."""
+        try:
+            self._call(os.utime, f"{self.root}/{path}")
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            _refuse(error, "stamp", path)
+
     def point(self, text: str, target: str) -> bool:
         """Makes a symbolic link that says `text`; False where the name is taken."""
         try:
@@ -112,15 +122,24 @@ class Disk:
         except OSError as error:
             _refuse(error, "read", path)
         try:
-            data = part = self._call(os.read, handle, 65_536)
-            while len(part) == 65_536:
-                part = self._call(os.read, handle, 65_536)
-                data += part
+            parts = [self._call(os.read, handle, 65_536)]
+            while len(parts[-1]) == 65_536:
+                parts.append(self._call(os.read, handle, 65_536))
         except OSError as error:
             _refuse(error, "read", path)
         finally:
             os.close(handle)
-        return data
+        return b"".join(parts)
+
+    def open(self, path: str) -> "OpenFile | None":
+        """The file, to be read part by part, or None where there is none."""
+        try:
+            handle = self._call(os.open, f"{self.root}/{path}", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            _refuse(error, "read", path)
+        return OpenFile(handle, path)
 
     def exists(self, path: str) -> bool:
         try:
@@ -144,6 +163,16 @@ class Disk:
         """What a folder holds, in no order; nothing where there is no folder."""
         try:
             return self._call(os.listdir, f"{self.root}/{folder}")
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            _refuse(error, "list", folder)
+
+    def some_names(self, folder: str, most: int) -> list[str]:
+        """As `names`, without reading more of a large folder than is asked for."""
+        try:
+            with self._call(os.scandir, f"{self.root}/{folder}") as entries:
+                return [entry.name for entry in islice(entries, most)]
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
@@ -227,6 +256,32 @@ class Disk:
             if error.errno == errno.EIO:
                 self._halt(error)
             _refuse(error, "sync", path)
+
+
+class OpenFile:
+    """A file of `size` bytes being read from its beginning. It can be read to its end though its name is removed."""
+
+    def __init__(self, handle: int, path: str) -> None:
+        self._handle = handle
+        self._path = path
+        self.size = os.fstat(handle).st_size
+
+    def __enter__(self) -> "OpenFile":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def read(self, most: int) -> bytes:
+        """The next part; empty at the end."""
+        try:
+            return os.read(self._handle, most)
+        except OSError as error:
+            _refuse(error, "read", self._path)
+
+    def close(self) -> None:
+        """Once only."""
+        os.close(self._handle)
 
 
 def _refuse(error: OSError, verb: str, path: str) -> NoReturn:

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from shared.clock import from_ms, to_ms
 
-_CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+CANONICAL = "[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 _LATEST_MS = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z, the last instant a datetime can hold
 
 
@@ -23,7 +23,7 @@ def new_pk(started_at: datetime) -> str:
 
 def is_pk(text: str) -> bool:
     """Whether `text` is a pk in its one canonical spelling (36 characters, lower case)."""
-    return _CANONICAL.fullmatch(text) is not None and _milliseconds(text) <= _LATEST_MS
+    return re.fullmatch(CANONICAL, text) is not None and _milliseconds(text) <= _LATEST_MS
 
 
 def started_at(pk: str) -> datetime:

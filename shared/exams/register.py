@@ -13,7 +13,7 @@ import msgspec
 from shared.clock import Clock
 from shared.errors import ExamConflict, ExamNotFound, InvigilError, StoreDamaged, StoreUnavailable
 from shared.exams.model import Ended, Event, Exam, History, Started, Status, absence
-from shared.exams.pk import new_pk
+from shared.exams.pk import new_pk, started_at
 from shared.exams.store import ExamStore, Scan
 
 RECORDS_READ = 2_000  # per list call; a call that reads more would hold its thread for over 100 ms
@@ -76,12 +76,17 @@ class ExamRegister:
     def start(self, starts: Sequence[Start]) -> list[Exam | InvigilError]:
         """Starts each, durably; an exam voided meanwhile gives StoreUnavailable in its place."""
         now = self._clock.now()
-        begun = [(new_pk(now), _started(start, now)) for start in starts]
+        given_up = StoreUnavailable("this start took so long that it was given up")
+        return [exam or given_up for exam in self.begin([(new_pk(now), start) for start in starts])]
+
+    def begin(self, starts: Sequence[tuple[str, Start]]) -> list[Exam | None]:
+        """Starts each under its pk, which says when it started, durably. None: that pk was begun before, or voided."""
+        now = self._clock.now()
+        begun = [(pk, _started(start, started_at(pk), now)) for pk, start in starts]
         won = self._store.start(begun)
         exams = [_exam(History(pk, [event])) for pk, event in begun]
         self._alarm.set([exam for exam, is_ours in zip(exams, won, strict=True) if is_ours])
-        given_up = StoreUnavailable("this start took so long that it was given up")
-        return [exam if is_ours else given_up for exam, is_ours in zip(exams, won, strict=True)]
+        return [exam if is_ours else None for exam, is_ours in zip(exams, won, strict=True)]
 
     def record_results(self, results: Sequence[Result]) -> list[Exam | InvigilError]:
         """The exam for each result that stands; else ExamNotFound, StoreDamaged or, with the exam, ExamConflict."""
@@ -116,6 +121,20 @@ class ExamRegister:
     def read(self, pk: str) -> Exam:
         """The exam as it stands now: an overdue one is settled first. Raises ExamNotFound."""
         return _exam(self._current(pk))
+
+    def find(self, pks: Sequence[str]) -> list[Exam | InvigilError]:
+        """Each as `read` gives it; ExamNotFound or StoreDamaged in its place."""
+        try:
+            histories = self._store.read(pks)
+        except StoreDamaged as error:
+            if len(pks) == 1:
+                return [error]
+            return [exam for pk in pks for exam in self.find([pk])]
+        now = self._clock.now()
+        settled = self._settled([history for history in histories if history.fold() is not None], now)
+        self._store.make_durable(settled, now)
+        exams = {history.pk: _exam(history) for history in settled}
+        return [exams.get(pk) or ExamNotFound() for pk in pks]
 
     def events(self, pk: str) -> Sequence[Event]:
         """What happened to it, in order; an overdue one is settled first. Raises ExamNotFound."""
@@ -230,13 +249,13 @@ class ExamRegister:
         return status in (None, Status.ABSENT if exam.is_overdue(now, self._margin) else exam.status)
 
 
-def _started(start: Start, now: datetime) -> Started:
+def _started(start: Start, at: datetime, now: datetime) -> Started:
     return Started(
         recorded_at=now,
         candidate=start.candidate,
         title=start.title,
-        started_at=now,
-        deadline_at=now + start.duration,
+        started_at=at,
+        deadline_at=at + start.duration,
     )
 
 

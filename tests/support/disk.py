@@ -73,7 +73,9 @@ class Power:
 
     def note(self, call: Callable[..., object], args: tuple[object, ...], answer: object) -> None:
         if call is os.open:
-            self._paths[cast(int, answer)] = str(args[0]).rstrip("/")
+            self._paths[cast(int, answer)] = path = str(args[0]).rstrip("/")
+            if cast(int, args[1]) & os.O_CREAT:
+                self._fleeting.add(path)
         elif call is os.write:
             self._fleeting.add(f"content of {self._path(args[0])}")
         elif call in (os.link, os.symlink, os.rename):
