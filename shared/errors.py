@@ -2,11 +2,25 @@
 
     InvigilError
     ├── SettingsError          a bad or missing setting; stops the boot, naming the variable
+    ├── DeclarationError       a task and its body do not fit; stops a worker's boot
     ├── InvalidInput           a caller's value that cannot be used, field by field
     ├── ExamNotFound           no exam has this pk
     ├── ExamConflict           the exam has ended otherwise, or its time is over
+    ├── NotConnected           this process has not been told where tasks are sent
     ├── TaskNotFound           no task has this id, or what there was is forgotten
     ├── TaskIdTaken            another task has the id that this one was given
+    ├── TaskConflict           the task, as it stands, does not admit what was asked
+    ├── TaskFailed             what a task has raised, told to who asks for its result
+    ├── TaskRevoked            a task has no result: it was cancelled, terminated, or had expired
+    ├── TaskIgnored            a task has no result: its body raised Ignore
+    ├── Verdict                how the body of a task ends without a result
+    │   ├── Ignore             IGNORED
+    │   ├── Reject             FAILURE at once, and a dead letter
+    │   ├── MaxRetriesExceeded  FAILURE after the last retry that the body asked for
+    │   ├── SoftTimeLimitExceeded  raised in the body, which may clean up
+    │   ├── TimeLimitExceeded  the process that ran it was killed
+    │   └── WorkerLost         the process that ran it died by itself
+    ├── PayloadMissing         the large arguments or the large result of a task are gone
     ├── Unavailable            try again later
     │   ├── StoreUnavailable   the record store cannot be read or written now
     │   │   └── StoreDamaged   a record in it cannot be understood
@@ -37,6 +51,13 @@ class SettingsError(InvigilError):
     """Says which variable, what was wrong and what is allowed."""
 
 
+class DeclarationError(InvigilError):
+    """A task of the catalog and its body do not fit."""
+
+
+ERRORS_NAMED = 20  # an answer must not grow with the request
+
+
 @dataclass(frozen=True, slots=True)
 class FieldError:
     """One bad field: its name and a sentence saying what is allowed."""
@@ -46,9 +67,10 @@ class FieldError:
 
 
 class InvalidInput(InvigilError):
-    """One or more fields that cannot be used."""
+    """One or more fields that cannot be used; the first twenty are named."""
 
     def __init__(self, *errors: FieldError) -> None:
+        errors = errors[:ERRORS_NAMED]
         super().__init__("; ".join(f"{error.field}: {error.message}" for error in errors))
         self.errors = errors
 
@@ -68,6 +90,10 @@ class ExamConflict(InvigilError):
         self.exam = exam
 
 
+class NotConnected(InvigilError):
+    """This process has not been told where tasks are sent."""
+
+
 class TaskNotFound(InvigilError):
     """No task has this id, or none of the kind asked for; how a task ended is forgotten after some time."""
 
@@ -81,6 +107,60 @@ class TaskIdTaken(InvigilError):
     def __init__(self, task_id: str, state: str) -> None:
         super().__init__(f"there is a task {task_id} already: {state}")
         self.state = state
+
+
+class TaskConflict(InvigilError):
+    """The task, as it stands, does not admit what was asked."""
+
+
+class TaskFailed(InvigilError):
+    """What the body has raised: its class as text, its message and its traceback. Nothing of it is unpickled."""
+
+    def __init__(self, type_: str, message: str, traceback: str | None = None) -> None:
+        super().__init__(f"{type_}: {message}")
+        self.type = type_
+        self.message = message
+        self.traceback = traceback
+
+
+class TaskRevoked(InvigilError):
+    """The task has no result; says why."""
+
+
+class TaskIgnored(InvigilError):
+    """The task has no result, as its body wished."""
+
+
+class Verdict(InvigilError):
+    """How a body ends without a result. Bodies may raise these; the engine raises the last three."""
+
+
+class Ignore(Verdict):
+    """This run has nothing to tell: the task ends as IGNORED."""
+
+
+class Reject(Verdict):
+    """This task cannot be done: it is not tried again, and its message is kept among the dead letters."""
+
+
+class MaxRetriesExceeded(Verdict):
+    """The body has asked for one retry more than it may."""
+
+
+class SoftTimeLimitExceeded(Verdict):
+    """The body has run for its soft time limit. It may catch this and clean up until the hard one."""
+
+
+class TimeLimitExceeded(Verdict):
+    """The body has run for its hard time limit, and has been killed."""
+
+
+class WorkerLost(Verdict):
+    """The process that ran the body died: a crash in C, too much memory, or somebody killed it."""
+
+
+class PayloadMissing(InvigilError):
+    """Arguments or a result too large for Redis, and not in the store any more: their task is over or forgotten."""
 
 
 class Unavailable(InvigilError):

@@ -10,12 +10,15 @@
 | `{ns}:dead:<queue>`              | sorted set | ids of dead letters by the ms of their end         | 7 days          |
 | `{ns}:live:<id>`                 | hash       | token, place, state and counts of a task under way | until its end   |
 | `{ns}=<id>`                      | string     | how a task ended; a tombstone if it was revoked    | 24 h, a setting |
+| `{ns}:recent:<queue>`            | sorted set | ids of the 10,000 that ended last, by the ms       | for good        |
 | `{ns}:ticked:<schedule>:<ms>`    | string     | this tick has been sent                            | 2 days          |
 | `{ns}:turns:<queue>`             | string     | how many messages fetches have asked for           | for good        |
 | `{ns}:signal:<queue>`            | list       | a token: something is ready                        | until taken     |
 | `{ns}:sooner:<queue>`            | list       | a token: something is due before all else          | until taken     |
+| `{ns}:group:<group>`             | hash       | how many of it have not succeeded yet, and who has | 30 days         |
+| `{ns}:workers`                   | hash       | process → when it was seen last, and what it is    | while it lives  |
 | `{ns}:control:<process>`         | channel    | ids of running tasks to interrupt                  |                 |
-| `{ns}:endings`                   | channel    | ids of tasks that have just ended                  |                 |
+| `{ns}:ending:<id>`               | channel    | how this task has just ended, for those who wait   |                 |
 
 `ns` stands in braces: a hash tag, so that a Redis Cluster keeps all keys in one slot. `<id>` is binary, see
 broker/record.py. The key of an ended task is kept short: it is most of what a cancelled task still costs.
@@ -30,12 +33,15 @@ _PATTERNS: dict[str, tuple[str, ...]] = {  # what stands before, between and aft
     "dead": (":dead:", ""),
     "live": (":live:", ""),
     "ended": ("=", ""),
+    "recent": (":recent:", ""),
     "ticked": (":ticked:", ":", ""),
     "turns": (":turns:", ""),
     "signal": (":signal:", ""),
     "sooner": (":sooner:", ""),
+    "group": (":group:", ""),
+    "workers": (":workers",),
     "control": (":control:", ""),
-    "endings": (":endings",),
+    "ending": (":ending:", ""),
 }
 
 

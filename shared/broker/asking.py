@@ -32,9 +32,11 @@ def translated(error: redis.RedisError) -> BrokerUnavailable:
 
 class Asking:
     """Scripts by name. Raises BrokerUnavailable where Redis fails; what was asked may have been done all the same, and
-    may be asked again: no script does a thing twice for one nonce or token.
+    may be asked again: no script does a thing twice for one nonce or token. What has taken something away (`finish`,
+    `retry`, `discard`, `forget`) answers the second time that it is not there.
 
-    `guard` calls Redis for us, as Breaker.call does. `tries_again` is asked when Redis is out of reach, and may wait.
+    `guard` calls Redis for us, as Breaker.call does. `tries_again` is asked when Redis is out of reach or refuses, and
+    may wait.
     """
 
     def __init__(self, exchange: Exchange, keys: RedisKeys, guard: Guard = unguarded) -> None:
@@ -42,7 +44,7 @@ class Asking:
         self._keys = keys
         self._guard = guard
         self._scripts: dict[str, Script] = {}
-        self.tries_again: Callable[[], bool] = lambda: False
+        self.tries_again: Callable[[BrokerUnavailable], bool] = lambda _error: False
 
     def one(self, name: str, *arguments: Argument) -> Any:
         """The answer to one call."""
@@ -52,8 +54,11 @@ class Asking:
         answer: bytes = self.one(name, *arguments)
         return answer.decode()
 
-    def each(self, name: str, calls: Sequence[Sequence[Argument]]) -> list[Any]:
-        """The answers to several calls, sent together. The first error is raised once all have been answered."""
+    def each(self, name: str, calls: Sequence[Sequence[Argument]], *, is_patient: bool = True) -> list[Any]:
+        """The answers to several calls, sent together. The first error is raised once all have been answered.
+
+        Unless it `is_patient`, nothing is tried again.
+        """
         if not calls:
             return []
         if name not in self._scripts:
@@ -63,10 +68,8 @@ class Asking:
         while True:
             try:
                 answers: list[Any] = self._guard(lambda: _checked(self._exchange(prepared)))
-            except BrokerRefuses:
-                raise
-            except BrokerUnavailable:
-                if not self.tries_again():
+            except BrokerUnavailable as error:
+                if not is_patient or not self.tries_again(error):
                     raise
             else:
                 return answers

@@ -8,6 +8,8 @@ from redis.retry import Retry
 
 ANSWER_WITHIN_S = 0.25  # a caller of the API waits for Redis no longer than this, once a second at most (breaker.py)
 
+CONNECTIONS = 64  # of a worker; whoever needs one more waits until one is free, also of a thousand greenlets
+
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
 
 
@@ -31,4 +33,5 @@ def patient_client(url: str) -> "redis.Redis":
     options: dict[str, object] = {"protocol": 2, "socket_timeout": None, "health_check_interval": 15, "retry": retry}
     if not url.startswith("unix:"):
         options |= {"socket_keepalive": True, "socket_keepalive_options": _KEEPALIVE, "socket_connect_timeout": 5}
-    return redis.Redis.from_url(url, **options)
+    pool = redis.BlockingConnectionPool.from_url(url, max_connections=CONNECTIONS, timeout=None, **options)
+    return redis.Redis.from_pool(pool)

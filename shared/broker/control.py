@@ -1,4 +1,4 @@
-"""Hears which running tasks are to be interrupted."""
+"""Hears which running tasks have been cancelled."""
 
 from collections.abc import Callable
 
@@ -12,15 +12,17 @@ from shared.redis_keys import RedisKeys
 class Control(Loop):
     """Listens on this process's channel. What is said while the connection is broken, the next renewal says again."""
 
-    def __init__(self, client: "redis.Redis", keys: RedisKeys, process: str, interrupt: Callable[[str], None]) -> None:
+    def __init__(
+        self, client: "redis.Redis", keys: RedisKeys, process: str, cancelled: Callable[[str, bool], None]
+    ) -> None:
         super().__init__()
         self._channel = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
         self._channel_key = keys.key("control", process)
-        self._interrupt = interrupt
+        self._cancelled = cancelled
 
     def turn(self) -> None:
         if not self._channel.subscribed:
             self._channel.subscribe(self._channel_key)
         heard = self._channel.get_message(timeout=LISTEN_S)
         if heard is not None:
-            self._interrupt(unpack_id(heard["data"]))
+            self._cancelled(unpack_id(heard["data"][1:]), heard["data"][:1] == b"i")

@@ -20,7 +20,19 @@ class Again(NamedTuple):
 class Delivery:
     """One handing over of a task to this process, under a lease in the name of `token`."""
 
-    __slots__ = ("again", "is_ending", "is_over", "packed_id", "record", "thread", "token")
+    __slots__ = (
+        "again",
+        "is_cancelled",
+        "is_ending",
+        "is_over",
+        "known_progress",
+        "number",
+        "packed_id",
+        "progress",
+        "record",
+        "thread",
+        "token",
+    )
 
     def __init__(self, packed_id: bytes, record: Record, token: str) -> None:
         self.packed_id = packed_id
@@ -30,6 +42,10 @@ class Delivery:
         self.is_ending = False  # Redis is being told; a renewal may find it gone
         self.is_over = False  # Redis has been told what became of it, or has told us that it is no longer ours
         self.again: Again | None = None  # it has been sent again meanwhile
+        self.is_cancelled = False  # somebody has cancelled it while it ran
+        self.number = 0  # which delivery to a run it is, counted from 1
+        self.progress = b""  # what its body has told last
+        self.known_progress = b""  # what of that Redis has heard last
 
     @property
     def message(self) -> Message[Any]:
@@ -40,13 +56,6 @@ class Delivery:
         return self.thread is not None
 
 
-class Retry(NamedTuple):
-    """What Dramatiq's Retries has decided, until the acknowledgement takes it along."""
-
-    delay: timedelta
-    options: dict[str, Any]
-
-
 class HeldMessage(MessageProxy):
     """What Dramatiq's worker carries: one delivery, or several of one task whose body takes them together. The body's
     argument is then the list of their first arguments, and what middleware decides holds for each of them.
@@ -55,7 +64,7 @@ class HeldMessage(MessageProxy):
     def __init__(self, deliveries: Sequence[Delivery], takes_list: bool) -> None:
         super().__init__(deliveries[0].message)
         self.takes_list = takes_list  # even if it is a list of one
-        self.retry: Retry | None = None
+        self.retry: timedelta | None = None  # Dramatiq's Retries has decided that it runs again then
         self.is_skipped = False
         self.has_ended = False  # what is decided from now on comes too late
         self.result: object = None

@@ -11,12 +11,13 @@ from dramatiq.errors import DecodeError
 
 from shared.broker.asking import Asking, Due, in_script
 from shared.broker.deliveries import Delivery
-from shared.broker.record import NONCE_BYTES, encode, pack_record, unpack_id, unpack_record
+from shared.broker.record import NONCE_BYTES, encode, keep_of, pack_record, unpack_id, unpack_record
 from shared.broker.states import WORKER_LOST, Outcome, State, about, error_of
 from shared.clock import MILLISECOND
 
 LEASE = timedelta(seconds=10)
 # In one script, so that none keeps Redis from others for more than a few milliseconds:
+FETCHED_TOGETHER = 1_000
 PROMOTED_TOGETHER = 500
 REAPED_TOGETHER = 200
 
@@ -66,7 +67,8 @@ class Dispatch:
     def fetch(self, queue: str, limit: int) -> Fetched:
         """Takes at most `limit` tasks; one whose record cannot be read becomes a dead letter."""
         token = f"{self.process}.{next(self._fetches)}"
-        is_alone, is_more, *found = self._ask.one("fetch", queue, limit, token, LEASE // MILLISECOND)
+        asked = (queue, min(limit, FETCHED_TOGETHER), token, LEASE // MILLISECOND)
+        is_alone, is_more, *found = self._ask.one("fetch", *asked)
         deliveries = []
         for packed_id, record in zip(found[::2], found[1::2], strict=True):
             try:
@@ -75,25 +77,37 @@ class Dispatch:
                 self._bury_unreadable(queue, packed_id, token, error)
         return Fetched(deliveries, bool(is_alone), bool(is_more))
 
-    def begin(self, deliveries: Sequence[Delivery]) -> list[str]:
-        """For each `run`, `revoked`, `expired`, `done` (it has ended), or `lost` (it is held by somebody else)."""
+    def begin(self, deliveries: Sequence[Delivery], *, is_killable: bool = False) -> list[str]:
+        """For each `run`, `revoked`, `expired`, `done` (it has ended), or `lost` (somebody else holds it). Notes of
+        those that run which delivery to a run this is.
+        """
         calls = []
+        killable = "1" if is_killable else ""
         for delivery in deliveries:
             record = delivery.record
             expires = record.message.options.get("expires", 0)
             kept = encode(about(record))
-            calls.append((*_held(delivery), record.nonce, expires, kept, self._ms(None)))
-        return [answer.decode() for answer in self._ask.each("begin", calls)]
+            keep = self._ms(keep_of(record.message))
+            calls.append((*_held(delivery), record.nonce, expires, kept, keep, killable))
+        answers: list[bytes] = self._ask.each("begin", calls)
+        for delivery, answer in zip(deliveries, answers, strict=True):
+            if answer.isdigit():
+                delivery.number = int(answer)
+        return ["run" if answer.isdigit() else answer.decode() for answer in answers]
 
     def finish(
         self, deliveries: Sequence[Delivery], outcome: Outcome, *, is_dead: bool = False, keep: timedelta | None = None
     ) -> list[str]:
-        """For each `finished`, or `lost`. `is_dead`: its message stays among the dead letters.
+        """For each `finished`, `revoked` where somebody has been promised that it is killed, or `lost`. `is_dead`: its
+        message stays among the dead letters.
 
         Raises InvalidInput for a result that cannot be kept.
         """
         end = (*outcome.letters, self._ms(keep), outcome.pack(), "1" if is_dead else "")
-        calls = [(*_held(delivery), delivery.record.nonce, *end, _untold(delivery)) for delivery in deliveries]
+        calls = [
+            (*_held(delivery), delivery.record.nonce, *end, _untold(delivery), delivery.progress)
+            for delivery in deliveries
+        ]
         return [answer.decode() for answer in self._ask.each("finish", calls)]
 
     def retry(self, delivery: Delivery, message: Message[Any], due: Due, state: State, outcome: Outcome) -> str:
@@ -102,11 +116,21 @@ class Dispatch:
         """
         record = pack_record(message, delivery.record.nonce)
         retries = message.options.get("retries", 0)
-        after = (in_script(due), record, state, retries, outcome.pack(), self._ms(None))
+        after = (in_script(due), record, state, retries, outcome.pack(), self._ms(keep_of(message)))
         return self._ask.text("retry", *_held(delivery), *after)
 
+    def progress(self, delivery: Delivery, progress: bytes) -> None:
+        """Notes how far its run is; nothing where the task is no longer held."""
+        self._ask.one("progress", delivery.packed_id, delivery.token, progress)
+
+    def announce(self, forgotten_after: timedelta, most: int, began_ms: int, said: bytes) -> int:
+        """Says of this process what it is, or nothing where it ends; 0: it begins. Answers when it has begun."""
+        about_all = (self.process, forgotten_after // MILLISECOND, most)
+        began: int = self._ask.one("announce", *about_all, began_ms, said)
+        return began
+
     def renew(self, deliveries: Sequence[Delivery]) -> list[str]:
-        """For each `held`, `lost`, or `interrupt` where it runs and somebody wants it stopped."""
+        """For each `held`, `lost`, `cancelled`, or `interrupt` where it is to be stopped."""
         held = [argument for delivery in deliveries for argument in _held(delivery)]
         return [answer.decode() for answer in self._ask.one("renew", LEASE // MILLISECOND, *held)]
 
@@ -124,7 +148,7 @@ class Dispatch:
     def _bury_unreadable(self, queue: str, packed_id: bytes, token: str, error: DecodeError) -> None:
         """Without its nonce, which cannot be read either: no call will repeat that one."""
         outcome = Outcome(State.FAILURE, error=error_of(error))
-        end = (*outcome.letters, self._ms(None), outcome.pack(), "1", "")
+        end = (*outcome.letters, self._ms(None), outcome.pack(), "1", "", "")
         self._ask.one("finish", queue, packed_id, token, b"\0" * NONCE_BYTES, *end)
 
     def _ms(self, keep: timedelta | None) -> int:

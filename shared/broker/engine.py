@@ -1,5 +1,6 @@
 """What senders and operators ask Redis for. One method a script; docs/engine.md follows a message through them."""
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -9,13 +10,16 @@ from dramatiq import Message
 from dramatiq.errors import DecodeError
 
 from shared.broker.asking import Asking, Due, in_script
-from shared.broker.record import NONCE_BYTES, pack_id, pack_record, unpack_id, unpack_record
+from shared.broker.record import NONCE_BYTES, encode, keep_of, pack_id, pack_record, unpack_id, unpack_record
+from shared.broker.registry import DEAD_AFTER, WorkerProcess, worker_processes
 from shared.broker.scripts import Argument
-from shared.broker.states import STATES, State, TaskState, ended, under_way
+from shared.broker.states import STATES, About, State, TaskState, about, ended, under_way
 from shared.clock import MILLISECOND, to_ms
-from shared.errors import TaskIdTaken, TaskNotFound
+from shared.errors import BrokerUnavailable, TaskConflict, TaskIdTaken, TaskNotFound
 
 TICK_REMEMBERED = timedelta(days=2)
+STOPPED_FOR = timedelta(days=8)  # longer than any time limit: a run that goes on finds out when it sends the next
+GROUP_REMEMBERED = timedelta(days=30)  # after the last end in it
 # In one script, so that none keeps Redis from others for more than a few milliseconds:
 ENQUEUED_TOGETHER = 200
 CANCELLED_TOGETHER = 500
@@ -40,10 +44,17 @@ class QueueStats(NamedTuple):
         return not (any(self.ready) or self.alone or self.due or self.overdue or self.leased)
 
 
-class DeadLetter(NamedTuple):
-    """A task that has failed for good, and its message: None where that cannot be read."""
+class Place(NamedTuple):
+    """Where a task stands in a sorted set."""
 
-    state: TaskState
+    score: int
+    id: str
+
+
+class DeadLetter(NamedTuple):
+    """Where the message of a task is that has failed for good, and the message: None where that cannot be read."""
+
+    queue: str
     message: Message[Any] | None
 
 
@@ -58,9 +69,13 @@ class Engine:
         self._ask = asking
         self.keep = keep
 
-    def keep_trying_while(self, condition: Callable[[], bool]) -> None:
-        """Instead of raising BrokerUnavailable where Redis is out of reach; `condition` may wait."""
+    def keep_trying_while(self, condition: Callable[[BrokerUnavailable], bool]) -> None:
+        """Instead of raising BrokerUnavailable where Redis is out of reach or refuses; `condition` may wait."""
         self._ask.tries_again = condition
+
+    def tries_again(self, error: BrokerUnavailable) -> bool:
+        """What that condition says, if there is one."""
+        return self._ask.tries_again(error)
 
     def enqueue(self, sendings: Sequence[tuple[Message[Any], Due]]) -> list[State | None]:
         """For each None, or the state of the task that has its id already. Raises InvalidInput, before anything is
@@ -81,45 +96,147 @@ class Engine:
         remembered = TICK_REMEMBERED // MILLISECOND
         return self._ask.text("tick", schedule, to_ms(scheduled_at), remembered, pack_id(message.message_id), record)
 
-    def cancel(self, task_ids: Sequence[str], *, interrupts: bool = False, keep: timedelta | None = None) -> list[str]:
-        """For each `revoked`, `running`, `too_late` or `unknown`. A run that has begun goes on, and none follows it;
-        with `interrupts` it is stopped.
+    def cancel(
+        self,
+        task_ids: Sequence[str],
+        *,
+        interrupts: bool = False,
+        keep: timedelta | None = None,
+        known: About | None = None,
+    ) -> list[str]:
+        """For each `revoked`, `running`, `terminated`, `too_late` or `unknown`. A run that has begun goes on, and none
+        follows it; with `interrupts` it is stopped: `terminated` if that is certain.
+
+        Of a task that had not begun only a tombstone remains, unless it is `known` what the only one of them is.
         """
         how = "interrupt" if interrupts else "cancelled"
+        about = b"" if known is None else encode(known)
         ids = [pack_id(task_id) for task_id in task_ids]
         calls: list[tuple[Argument, ...]] = [
-            (self._ms(keep), how, *ids[begin : begin + CANCELLED_TOGETHER])
+            (self._ms(keep), how, about, *ids[begin : begin + CANCELLED_TOGETHER])
             for begin in range(0, len(ids), CANCELLED_TOGETHER)
         ]
         return [answer.decode() for answers in self._ask.each("cancel", calls) for answer in answers]
+
+    def revoke(self, task_id: str, *, interrupts: bool = False, keep: timedelta | None = None) -> str:
+        """As `cancel`, and what the task was stays known. Raises TaskNotFound."""
+        packed_id = pack_id(task_id)
+        _over, packed, *_ = self._ask.one("look_up", packed_id)
+        known = None
+        if packed is not None:
+            with contextlib.suppress(DecodeError):
+                record = unpack_record(packed_id, packed)
+                known, keep = about(record), keep_of(record.message) if keep is None else keep
+        (answer,) = self.cancel([task_id], interrupts=interrupts, keep=keep, known=known)
+        if answer == "unknown":
+            raise TaskNotFound()
+        return answer
+
+    def stop(self, task_ids: Sequence[str], *, interrupts: bool = False) -> list[str]:
+        """Cancels a chain, whose members these are in their order: whatever is under way, and nothing follows it.
+        Answers as `cancel`: `unknown` for those that had not been sent, which now cannot be.
+        """
+        packed_ids = [pack_id(task_id) for task_id in task_ids]
+        found = self._ask.each("look_up", [(packed_id,) for packed_id in packed_ids])
+        members: list[Argument] = []
+        for packed_id, (_over, packed, *_) in zip(packed_ids, found, strict=True):
+            known = b""
+            if packed is not None:
+                with contextlib.suppress(DecodeError):
+                    known = encode(about(unpack_record(packed_id, packed)))
+            members += (packed_id, known)
+        how = "interrupt" if interrupts else "cancelled"
+        answers = self._ask.one("stop", self._ms(None), STOPPED_FOR // MILLISECOND, how, *members)
+        return [answer.decode() for answer in answers]
+
+    def let_end(self, task_id: str, token: str) -> bool:
+        """Whether a run that can be killed may end by itself, which it has: then it is too late to kill it."""
+        return self._ask.text("let_end", pack_id(task_id), token) == "ends"
+
+    def open_group(self, group: str, members: int) -> None:
+        """From now on those that arrive in it are counted."""
+        self._ask.one("open_group", group, members, GROUP_REMEMBERED // MILLISECOND)
+
+    def arrive(self, group: str, task_id: str, callbacks: Sequence[Message[Any]] = ()) -> str:
+        """Notes that this member of a group has succeeded, however often it says so: `counted`; `last` where all have
+        now; `unknown`. Given `callbacks`, the last one sends them instead, and the group is done: `called`.
+        """
+        nonce = os.urandom(NONCE_BYTES)
+        sent = [part for each in callbacks for part in (pack_id(each.message_id), pack_record(each, nonce))]
+        return self._ask.text("arrive", group, pack_id(task_id), GROUP_REMEMBERED // MILLISECOND, *sent)
+
+    def forget(self, task_id: str) -> None:
+        """Removes what is known of an ended task. Raises TaskNotFound, and TaskConflict where it has not ended."""
+        state = self.look_up(task_id)
+        answer = self._ask.text("forget", pack_id(task_id), state.queue or "")
+        if answer == "unknown":
+            raise TaskNotFound()
+        if answer == "under_way":
+            raise TaskConflict(f"{task_id} has not ended: {state.state}")
 
     def move(self, task_id: str, due: Due) -> str:
         """Another time for a task that has not begun: `moved`, `running`, `ended` or `unknown`."""
         return self._ask.text("move", pack_id(task_id), in_script(due))
 
-    def look_up(self, task_id: str) -> TaskState:
-        """Raises TaskNotFound."""
-        packed_id = pack_id(task_id)
-        over, record, due_ms, *live = self._ask.one("look_up", packed_id)
-        if over is not None:
-            return ended(task_id, over)
-        if record is None:
+    def look_up(self, task_id: str, *, is_patient: bool = True) -> TaskState:
+        """Raises TaskNotFound. Unless it `is_patient`, it does not wait for Redis in a run either."""
+        (state,) = self.look_up_many([task_id], is_patient=is_patient)
+        if state is None:
             raise TaskNotFound()
-        fields = dict(zip(live[::2], live[1::2], strict=True))
-        return under_way(task_id, unpack_record(packed_id, record), None if due_ms is None else int(due_ms), fields)
+        return state
+
+    def look_up_many(self, task_ids: Sequence[str], *, is_patient: bool = True) -> list[TaskState | None]:
+        """For each what `look_up` would tell, or None, in one round trip; one is looked up after the other."""
+        packed_ids = [pack_id(task_id) for task_id in task_ids]
+        answers = self._ask.each("look_up", [(packed_id,) for packed_id in packed_ids], is_patient=is_patient)
+        return [_state(packed_id, *answer) for packed_id, answer in zip(packed_ids, answers, strict=True)]
+
+    def known(self, task_ids: Sequence[str]) -> list[bool]:
+        """Whether `look_up` would find each."""
+        return [bool(answer) for answer in self._ask.one("known", *map(pack_id, task_ids))]
+
+    def page(
+        self, which: str, queues: Sequence[str], count: int, after: Place | None = None, *, last_first: bool = False
+    ) -> list[Place]:
+        """The next `count` of one set of each queue, in the order of their scores: of `alone`, `due_set`, `recent`,
+        `dead`, or a priority.
+        """
+        score, packed_id = (b"", b"") if after is None else (after.score, pack_id(after.id))
+        answers = self._ask.one("page", which, "1" if last_first else "", count, score, packed_id, *queues)
+        found = [
+            (int(score), packed_id)
+            for answer in answers
+            for packed_id, score in zip(answer[::2], answer[1::2], strict=True)
+        ]
+        return [Place(score, unpack_id(packed_id)) for score, packed_id in sorted(found, reverse=last_first)[:count]]
+
+    def leased(self, queues: Sequence[str], limit: int) -> list[str]:
+        """Ids of what workers hold, in no order; at most `limit` of each queue."""
+        return [unpack_id(packed_id) for packed_id in self._ask.one("leased", limit, *queues)]
+
+    def workers(self) -> list[WorkerProcess]:
+        """Those that live, the longest-lived first."""
+        return worker_processes(self._ask.one("workers", DEAD_AFTER // MILLISECOND))
 
     def stats(self, queues: Sequence[str]) -> dict[str, QueueStats]:
         rows = self._ask.one("stats", *queues)
         return {queue: _stats(row) for queue, row in zip(queues, rows, strict=True)}
 
-    def dead_letters(self, queue: str, limit: int, offset: int = 0) -> list[DeadLetter]:
-        """The latest first."""
-        rows = self._ask.one("dead", queue, offset, limit)
-        return [_dead_letter(*row) for row in zip(rows[::3], rows[1::3], rows[2::3], strict=True)]
+    def dead_letter(self, queues: Sequence[str], task_id: str) -> DeadLetter | None:
+        """Whichever of the queues it is of."""
+        packed_id = pack_id(task_id)
+        found = self._ask.one("letter", packed_id, *queues)
+        if not found:
+            return None
+        queue, record = found
+        try:
+            return DeadLetter(queue.decode(), unpack_record(packed_id, record).message)
+        except DecodeError:
+            return DeadLetter(queue.decode(), None)
 
     def revive(self, queue: str, task_id: str, message: Message[Any]) -> None:
-        """Sends `message` in place of a dead letter: a new task, as no final state changes. Raises TaskNotFound where
-        there is no such dead letter, and TaskIdTaken.
+        """Sends `message` in place of a dead letter: a new task, as no final state changes. Raises TaskIdTaken, and
+        TaskNotFound where there is neither such a dead letter nor a task of the new id.
         """
         new = (pack_id(message.message_id), pack_record(message, os.urandom(NONCE_BYTES)))
         answer = self._ask.one("revive", queue, pack_id(task_id), *new)
@@ -142,6 +259,23 @@ class Engine:
         return (self.keep if keep is None else keep) // MILLISECOND
 
 
+def _state(
+    packed_id: bytes, over: bytes | None, record: bytes | None, due_ms: bytes | None, *live: bytes
+) -> TaskState | None:
+    """From what lua/look_up.lua answers."""
+    task_id = unpack_id(packed_id)
+    if over is not None:
+        return ended(task_id, over)
+    if record is None:
+        return None
+    fields = dict(zip(live[::2], live[1::2], strict=True))
+    try:
+        readable = unpack_record(packed_id, record)
+    except DecodeError:  # a dead letter as soon as it is fetched
+        return TaskState(id=task_id, state=State.PENDING)
+    return under_way(task_id, readable, None if due_ms is None else int(due_ms), fields)
+
+
 def _taken_by(answer: bytes) -> State | None:
     """Of an ended task the letter of its state is told, of another the state itself."""
     if not answer:
@@ -156,11 +290,3 @@ def _stats(row: Sequence[int]) -> QueueStats:
 
 def _ms_or_none(milliseconds: int) -> timedelta | None:
     return None if milliseconds < 0 else milliseconds * MILLISECOND
-
-
-def _dead_letter(packed_id: bytes, record: bytes, over: bytes) -> DeadLetter:
-    state = ended(unpack_id(packed_id), over)
-    try:
-        return DeadLetter(state, unpack_record(packed_id, record).message)
-    except DecodeError:
-        return DeadLetter(state, None)

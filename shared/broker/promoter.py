@@ -52,14 +52,22 @@ class Contact:
 
 class Promoter(Loop):
     """Sleeps until the next task is due, at most LOOK_EVERY, unless `look_again` wakes it for one due before. Every
-    worker has one for its queues; that several look at once does no harm.
+    worker has one for its queues; that several look at once does no harm. `revoked` is told of tasks that end as such
+    when they are taken back.
     """
 
-    def __init__(self, dispatch: Dispatch, queues: Callable[[], Sequence[str]], room: Room) -> None:
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        queues: Callable[[], Sequence[str]],
+        room: Room,
+        revoked: Callable[[str], None],
+    ) -> None:
         super().__init__()
         self._dispatch = dispatch
         self._queues = queues
         self._room = room
+        self._revoked = revoked
         self._contact = Contact()
         self._sooner = threading.Event()
 
@@ -76,6 +84,8 @@ class Promoter(Loop):
             taken = self._dispatch.reap(queues)
             for task_id, fate in taken:
                 _log.warning("taken_back", task_id=task_id, fate=fate)
+                if fate == "revoked":
+                    self._revoked(task_id)
             if len(taken) >= REAPED_TOGETHER:
                 return  # there may be more of them
         next_in = LOOK_EVERY if promoted.next_in is None else promoted.next_in

@@ -9,12 +9,14 @@ import math
 import re
 import struct
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import Any, NamedTuple, cast
 
 import msgspec
 from dramatiq import Message
 from dramatiq.errors import DecodeError
 
+from shared.clock import MILLISECOND
 from shared.errors import FieldError, InvalidInput
 
 RECORD_BYTES = 256 * 1024  # four times the body that the API accepts
@@ -68,7 +70,8 @@ def pack_record(message: Message[Any], nonce: bytes) -> bytes:
     priority = message.options.get("priority", USUAL_PRIORITY)
     if type(priority) is not int or not 0 <= priority <= 9:
         raise InvalidInput(FieldError("priority", "must be a whole number from 0 to 9; 9 goes first"))
-    for name, what in (("expires", " of ms since 1970"), ("result_ttl", " of ms"), ("retries", "")):
+    instant = " of ms since 1970"
+    for name, what in (("expires", instant), ("due_at", instant), ("result_ttl", " of ms"), ("retries", "")):
         value = message.options.get(name, 0)
         if type(value) is not int or not 0 <= value < 2**48:
             raise InvalidInput(FieldError(name, f"must be a whole number{what}"))
@@ -114,6 +117,12 @@ def unpack_record(packed_id: bytes, record: bytes) -> Record:
         return Record(message, int(record[:1]), nonce)
     except Exception as error:
         raise DecodeError("this record cannot be read", record, error) from error  # type: ignore[no-untyped-call]
+
+
+def keep_of(message: Message[Any]) -> timedelta | None:
+    """For how long its call wants it to be known how it ended: Dramatiq's option `result_ttl`, in ms."""
+    keep = message.options.get("result_ttl")
+    return None if keep is None else keep * MILLISECOND
 
 
 def encode(value: object) -> bytes:

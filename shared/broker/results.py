@@ -21,7 +21,7 @@ class EngineResults(ResultBackend):
         self._engine = engine
 
     def store_result(self, message: MessageProxy, result: object, _ttl: int) -> None:
-        if isinstance(message, HeldMessage):
+        if isinstance(message, HeldMessage) and message.result is None:  # else its run has kept it
             message.result = result
 
     def store_exception(self, message: MessageProxy, exception: Exception, ttl: int) -> None:

@@ -80,6 +80,10 @@ class Room:
             self._notify()
 
     @property
+    def places(self) -> int:
+        return self._places
+
+    @property
     def is_closed(self) -> bool:
         return self._is_closed
 
@@ -87,6 +91,12 @@ class Room:
     def has_place(self) -> bool:
         with self._can_look:
             return self._is_free
+
+    @property
+    def is_vacated(self) -> bool:
+        """It is closed, and all that was taken has left: nothing will come from it any more."""
+        with self._can_look:
+            return self._is_closed and self._taken == 0
 
     def wait_for_idle(self, timeout_s: float) -> bool:
         """Whether there is a place and nothing to fill it with: time to listen for signals."""

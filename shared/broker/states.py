@@ -2,19 +2,22 @@
 
 import struct
 import traceback
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 import msgspec
+from dramatiq import Message
+from dramatiq.middleware import TimeLimitExceeded
 
-from shared.broker.record import Record, check, decode, encode
-from shared.clock import from_ms
-from shared.errors import FieldError, InvalidInput
+from shared.broker.record import USUAL_PRIORITY, Record, check, decode, encode
+from shared.clock import from_ms, to_ms
+from shared.errors import FieldError, InvalidInput, TaskFailed
 
 RESULT_BYTES = 256 * 1024
 MESSAGE_CHARACTERS = 4_000
+PLAIN_MODULES = ("builtins", "shared.errors", TimeLimitExceeded.__module__)
 TRACEBACK_CHARACTERS = 16_000
 
 
@@ -42,6 +45,7 @@ STATES = {b"S": State.SUCCESS, b"F": State.FAILURE, b"I": State.IGNORED, b"R": S
 _REASONS = {b"-": None, b"c": Reason.CANCELLED, b"e": Reason.EXPIRED, b"t": Reason.TERMINATED}
 _STATE_LETTERS = {state: letter for letter, state in STATES.items()}
 _REASON_LETTERS = {reason: letter for letter, reason in _REASONS.items()}
+_LATEST_MS = to_ms(datetime.max.replace(tzinfo=UTC))
 
 
 class TaskError(msgspec.Struct, frozen=True):
@@ -50,6 +54,20 @@ class TaskError(msgspec.Struct, frozen=True):
     type: str
     message: str
     traceback: str | None = None
+
+
+class StoredResult(NamedTuple):
+    """Stands for a result that is kept outside Redis."""
+
+    reference: str
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a body says it is."""
+
+    current: float
+    total: float | None = None
+    note: str | None = None
 
 
 class Outcome(NamedTuple):
@@ -69,6 +87,8 @@ class Outcome(NamedTuple):
         """Raises InvalidInput for a result that cannot be kept."""
         if self.error is not None:
             return encode(["error", self.error])
+        if isinstance(self.result, StoredResult):
+            return encode(["stored", self.result.reference])
         if self.result is None:
             return b""
         check("result", self.result)
@@ -80,14 +100,25 @@ class Outcome(NamedTuple):
 
 def error_of(exception: BaseException) -> TaskError:
     """The end of the traceback is kept where it is long: that is where the error was raised."""
+    if isinstance(exception, TaskFailed):  # raised in another process, where all of this was seen to
+        return TaskError(exception.type, exception.message, exception.traceback)
+    return TaskError(
+        _in_words(lambda: _class_of(exception)),
+        _in_words(lambda: str(exception)[:MESSAGE_CHARACTERS]),
+        _in_words(lambda: "".join(traceback.format_exception(exception, limit=-30))[-TRACEBACK_CHARACTERS:]),
+    )
+
+
+def _class_of(exception: BaseException) -> str:
     kind = type(exception)
-    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
-    lines = "".join(traceback.format_exception(exception, limit=-30))
+    return kind.__qualname__ if kind.__module__ in PLAIN_MODULES else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _in_words(tell: Callable[[], str]) -> str:
     try:
-        message = str(exception)[:MESSAGE_CHARACTERS]
-    except Exception:  # noqa: BLE001 - a class of the body's, which may do anything
-        message = "(it cannot be put into words)"
-    return TaskError(readable(module + kind.__qualname__), readable(message), readable(lines[-TRACEBACK_CHARACTERS:]))
+        return readable(tell())
+    except BaseException:  # noqa: BLE001 - a class of the body's, which may do anything
+        return "(it cannot be put into words)"
 
 
 WORKER_LOST = Outcome(
@@ -96,7 +127,10 @@ WORKER_LOST = Outcome(
 
 
 class TaskState(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is known of a task. Of one that was revoked before it ever began only state, reason and end are."""
+    """All that is known of a task; of an exam's deadline that was cancelled only state, reason and end.
+
+    `due_at`: when it is or was due, if it was put off. `stored`: the reference to a result that is kept outside Redis.
+    """
 
     id: str
     state: State
@@ -106,12 +140,16 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
     priority: int | None = None
     enqueued_at: datetime | None = None
     due_at: datetime | None = None
+    expires_at: datetime | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
     retries: int = 0
     deliveries: int = 0
+    progress: Progress | None = None
     result: Any = None
+    stored: str | None = None
     error: TaskError | None = None
+    retry_of: str | None = None
 
     @property
     def is_over(self) -> bool:
@@ -119,26 +157,38 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def time_taken(self) -> timedelta | None:
-        """How long the last run took."""
-        if self.started_at is None or self.ended_at is None:
+        """How long the last run took; None where the task has not ended with a run."""
+        if self.started_at is None or self.ended_at is None or self.reason in (Reason.CANCELLED, Reason.EXPIRED):
             return None
         return self.ended_at - self.started_at
 
 
-class About(msgspec.Struct, frozen=True, array_like=True):
-    """What is kept of a task beside how it ended; `enqueued_at` in ms."""
+class About(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """What is kept of a task beside how it ended; instants in ms."""
 
     task: str
     queue: str
     priority: int
     enqueued_at: int
-    retries: int
+    retries: int = 0
+    due_at: int | None = None
+    expires_at: int | None = None
+    retry_of: str | None = None
 
 
 def about(record: Record) -> About:
     message = record.message
-    retries = message.options.get("retries", 0)
-    return About(message.actor_name, message.queue_name, record.priority, message.message_timestamp, retries)
+    options = message.options
+    return About(
+        message.actor_name,
+        message.queue_name,
+        record.priority,
+        message.message_timestamp,
+        options.get("retries", 0),
+        options.get("due_at"),
+        options.get("expires"),
+        options.get("retry_of"),
+    )
 
 
 def ended(task_id: str, over: bytes) -> TaskState:
@@ -146,36 +196,59 @@ def ended(task_id: str, over: bytes) -> TaskState:
     state, reason = STATES[over[:1]], _REASONS[over[1:2]]
     told: dict[str, Any] = {}
     if details := over[12:]:
-        started_at, deliveries, length = _instant(details[:6]), *struct.unpack(">IH", details[6:12])
-        told = {"started_at": started_at, "deliveries": deliveries}
-        told |= _of_about(details[12 : 12 + length]) | _of_outcome(details[12 + length :])
+        started_at, (deliveries,) = _instant(details[:6]), struct.unpack(">I", details[6:10])
+        known, rest = _cut(details[10:])
+        progress, outcome = _cut(rest)
+        told = {"started_at": started_at, "deliveries": deliveries, "progress": _progress(progress)}
+        told |= _of_about(known) | _of_outcome(outcome)
     return TaskState(id=task_id, state=state, reason=reason, ended_at=_instant(over[2:8]), **told)
+
+
+def sent(message: Message[Any]) -> TaskState:
+    """Of one that has just been sent."""
+    record = Record(message, message.options.get("priority", USUAL_PRIORITY), b"")
+    return TaskState(id=message.message_id, state=State.PENDING, **_told(about(record)))
 
 
 def under_way(task_id: str, record: Record, due_ms: int | None, live: Mapping[bytes, bytes]) -> TaskState:
     """From its record, its time in the due set and its live fields."""
     started_at = live.get(b"started_at")
-    known = about(record)
+    state = State(live.get(b"state", b"PENDING").decode())
+    known = _told(about(record))
+    # One that expires before it is due lies in the due set for its expiry; one put off by a retry for the next try.
+    if due_ms is not None and (known["due_at"] is None or state is State.RETRY):
+        known["due_at"] = instant(due_ms)
     return TaskState(
         id=task_id,
-        state=State(live.get(b"state", b"PENDING").decode()),
-        task=known.task,
-        queue=known.queue,
-        priority=known.priority,
-        enqueued_at=from_ms(known.enqueued_at),
-        due_at=None if due_ms is None else from_ms(due_ms),
-        started_at=None if started_at is None else from_ms(int(started_at)),
-        retries=int(live.get(b"retries", 0)),
+        state=state,
+        started_at=None if started_at is None else instant(int(started_at)),
         deliveries=int(live.get(b"deliveries", 0)),
+        progress=_progress(live.get(b"progress", b"")),
+        **known,
         **_of_outcome(live.get(b"outcome", b"")),
     )
 
 
 def _of_about(packed: bytes) -> dict[str, Any]:
-    if not packed:
-        return {}
-    known = msgspec.msgpack.decode(packed, type=About)
-    return msgspec.structs.asdict(known) | {"enqueued_at": from_ms(known.enqueued_at)}
+    return _told(msgspec.msgpack.decode(packed, type=About)) if packed else {}
+
+
+def _told(known: About) -> dict[str, Any]:
+    instants = ("enqueued_at", "due_at", "expires_at")
+    return {
+        name: instant(value) if name in instants and value is not None else value
+        for name, value in msgspec.structs.asdict(known).items()
+    }
+
+
+def _cut(packed: bytes) -> tuple[bytes, bytes]:
+    """What its two bytes of length say, and the rest."""
+    end = 2 + int.from_bytes(packed[:2], "big")
+    return packed[2:end], packed[end:]
+
+
+def _progress(packed: bytes) -> Progress | None:
+    return msgspec.msgpack.decode(packed, type=Progress) if packed else None
 
 
 def _of_outcome(packed: bytes) -> dict[str, Any]:
@@ -187,7 +260,12 @@ def _of_outcome(packed: bytes) -> dict[str, Any]:
 
 def _instant(packed: bytes) -> datetime | None:
     milliseconds = int.from_bytes(packed, "big")
-    return from_ms(milliseconds) if milliseconds else None
+    return instant(milliseconds) if milliseconds else None
+
+
+def instant(milliseconds: int) -> datetime:
+    """The last one that there is for those after it: what somebody has put off so far is still to be looked at."""
+    return from_ms(min(milliseconds, _LATEST_MS))
 
 
 def readable(text: str) -> str:

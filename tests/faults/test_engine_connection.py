@@ -30,6 +30,7 @@ from tests.support.engine_worker import (
     wait_for,
     worker_on,
 )
+from tests.support.engines import dead_letters
 from tests.support.redis_server import PrivateRedis
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
@@ -418,7 +419,7 @@ def test_what_bodies_came_to_while_redis_was_away_is_told_afterwards(
         wait_for(sender, [succeeding, retrying], 5)
         wait_for(sender, [failing], 1, State.FAILURE)
         assert Counter(journal.begun()) == {succeeding: 1, retrying: 2, failing: 1}
-        assert [letter.state.id for letter in sender.engine.dead_letters(QUEUE, 10)] == [failing]
+        assert [state.id for state in dead_letters(sender.engine, QUEUE)] == [failing]
     broker.client.close()
 
 

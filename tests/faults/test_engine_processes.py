@@ -29,6 +29,7 @@ from tests.support.engine_worker import (
     send_many,
     wait_for,
 )
+from tests.support.engines import dead_letters
 from tests.support.redis_server import PrivateRedis
 from tests.support.waiting import eventually
 
@@ -131,7 +132,7 @@ def test_workers_killed_at_random_lose_nothing_and_double_only_what_they_held(
         assert doubled
         assert all(set(pids[:-1]) <= killed for pids in doubled)
         assert all(len([pid for pid in begun_by[task_id] if pid not in killed]) <= 3 for task_id in failing)
-        assert sender.engine.dead_letters(QUEUE, 10) == []
+        assert dead_letters(sender.engine, QUEUE) == []
     finally:
         for worker in workers:
             worker.kill()
@@ -204,7 +205,7 @@ def test_a_body_that_kills_its_process_six_times_is_a_dead_letter_and_its_neighb
     with EngineWorker(tmp_path / "last", own_redis.url, path, threads=4) as last:
         wait_for(sender, neighbours, 5)
         assert last.end() == 0
-    assert [letter.state.id for letter in sender.engine.dead_letters(QUEUE, 10)] == [killer]
+    assert [state.id for state in dead_letters(sender.engine, QUEUE)] == [killer]
     assert max(Counter(journal.begun())[task_id] for task_id in neighbours) <= 3
     assert leased(sender) == 0
 
@@ -222,7 +223,7 @@ def test_a_body_that_kills_its_process_is_given_up_without_help(
     with EngineWorker(tmp_path / "last", own_redis.url, path, threads=4):
         wait_for(sender, neighbours, HEALED_WITHIN_S)
         eventually(lambda: sender.engine.look_up(killer).state is State.FAILURE, HEALED_WITHIN_S)
-    assert [letter.state.id for letter in sender.engine.dead_letters(QUEUE, 10)] == [killer]
+    assert [state.id for state in dead_letters(sender.engine, QUEUE)] == [killer]
     assert journal.begun().count(killer) == 6
 
 

@@ -15,6 +15,7 @@ from dramatiq.rate_limits.backends import RedisBackend
 from dramatiq.results import ResultFailure, ResultMissing, ResultTimeout
 
 from shared.broker.broker import TaskBroker
+from shared.broker.following import GroupCalls
 from shared.broker.record import pack_id
 from shared.broker.states import Reason, State, TaskState
 from shared.errors import TaskIdTaken
@@ -363,11 +364,13 @@ def test_a_failed_child_fails_the_waiting_for_its_group(
         assert jobs.children[2].get_result(**BLOCKING) == 7
 
 
+@pytest.mark.parametrize("is_ours", [True, False])
 def test_a_group_calls_back_once_all_have_succeeded(
-    broker: TaskBroker, redis_server: PrivateRedis, add: Actor[[int, int], int]
+    broker: TaskBroker, redis_server: PrivateRedis, add: Actor[[int, int], int], is_ours: bool
 ) -> None:
-    """With Dramatiq's own barrier beside us in Redis: after the last one, once, and with a retried child too."""
-    broker.add_middleware(GroupCallbacks(RedisBackend(client=redis_server.client())))
+    """After the last one, once, and with a retried child too; also with Dramatiq's own barrier beside us in Redis."""
+    stock = GroupCallbacks(RedisBackend(client=redis_server.client()))
+    broker.add_middleware(GroupCalls(broker.engine) if is_ours else stock)
     ended, called, shaken = Event(), [], Event()
 
     @dramatiq.actor(broker=broker)

@@ -29,6 +29,7 @@ from shared.broker.states import Reason, State
 from shared.errors import TaskIdTaken, TaskNotFound
 from shared.redis_keys import RedisKeys
 from tests.support.broker_worker import WITHIN_MS, WITHIN_S, once_over, task_broker, working
+from tests.support.engines import dead_letters, dead_message
 from tests.support.redis_server import PrivateRedis
 from tests.support.waiting import eventually
 
@@ -457,10 +458,11 @@ def test_an_unknown_actor_is_a_dead_letter(broker: TaskBroker, note: Actor[[obje
         broker.enqueue(unknown)
         end = once_over(broker, unknown)
         once_over(broker, note.send(2))
-        (letter,) = broker.engine.dead_letters("default", 10)
+        (dead,) = dead_letters(broker.engine, "default")
     assert (end.state, end.deliveries, ran) == (State.FAILURE, 0, [2])
     assert end.error is not None and end.error.type.endswith("ActorNotFound")
-    assert letter.message == unknown
+    assert dead == end
+    assert dead_message(broker.engine, end.id, "default") == unknown
 
 
 @pytest.mark.parametrize("delay", [None, 200])
@@ -481,13 +483,13 @@ def test_a_damaged_record_is_a_dead_letter(
     with working(broker):
         for message in (first, last):
             assert once_over(broker, message).state is State.SUCCESS
-        (letter,) = eventually(lambda: broker.engine.dead_letters("default", 10))
+        (dead,) = eventually(lambda: dead_letters(broker.engine, "default"))
         broker.join("default", timeout=WITHIN_MS)
     end = broker.engine.look_up(damaged.message_id)
     assert sorted(ran, key=str) == [0, 2]
     assert end.state is State.FAILURE
     assert end.error is not None and end.error.type.endswith("DecodeError")
-    assert (letter.state.id, letter.message) == (damaged.message_id, None)
+    assert (dead.id, dead_message(broker.engine, dead.id, "default")) == (damaged.message_id, None)
 
 
 # Broker and worker

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from dramatiq import Message
 from hypothesis import HealthCheck, settings
@@ -14,12 +15,12 @@ from shared.broker.asking import Due, in_script
 from shared.broker.deliveries import Delivery
 from shared.broker.dispatch import Dispatch
 from shared.broker.record import pack_id, pack_record, unpack_id
-from shared.broker.states import STATES, Outcome, Reason, State, TaskError
+from shared.broker.states import STATES, Outcome, Progress, Reason, State, TaskError
 from shared.clock import MILLISECOND, from_ms, to_ms
-from shared.errors import TaskIdTaken, TaskNotFound
+from shared.errors import TaskConflict, TaskIdTaken, TaskNotFound
 from tests.conftest import ROUNDS
 from tests.support.engine_model import PRIORITIES, QUEUES, Model, Task
-from tests.support.engines import EngineOnRedis, a_message
+from tests.support.engines import EngineOnRedis, a_message, dead_letters, dead_message
 from tests.support.redis_server import PrivateRedis
 
 ERROR = TaskError("ValueError", "no")
@@ -60,7 +61,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.model = Model()
         self.opened_at = to_ms(self.redis.now())
         self.deliveries: list[tuple[Dispatch, Delivery]] = []
-        self.sent: list[tuple[bytes, str, bytes]] = []
+        self.sent: list[tuple[str, str, int | None, tuple[bytes, str, bytes]]] = []
         self.ends: dict[str, bytes] = {}
         self.lapses = 0
 
@@ -90,10 +91,12 @@ class EngineMachine(RuleBasedStateMachine):
         """As a client does whose connection broke before the answer came, however late."""
         message, nonce = a_message(queue=queue), b"%04d" % len(self.sent)
         due, at = self._time(time)
-        self.sent.append((pack_id(message.message_id), in_script(due), pack_record(message, nonce)))
-        self.model.enqueue(Task(message.message_id, queue, 5), at)
-        assert self.redis.asking.one("enqueue", *self.sent[-1]) == [b""]
-        assert self.redis.asking.one("enqueue", *self.sent[pick % len(self.sent)]) == [b""]
+        call = (pack_id(message.message_id), in_script(due), pack_record(message, nonce))
+        self.sent.append((message.message_id, queue, at, call))
+        for task_id, its_queue, its_at, its_call in (self.sent[-1], self.sent[pick % len(self.sent)]):
+            if task_id not in self.model.tasks:  # or forgotten: nobody can know then that it is a repeat
+                self.model.enqueue(Task(task_id, its_queue, 5), its_at)
+            assert self.redis.asking.one("enqueue", *its_call) == [b""]
 
     # Workers
 
@@ -101,16 +104,33 @@ class EngineMachine(RuleBasedStateMachine):
     def fetch(self, number: int, queue: str, limit: int) -> None:
         self._fetch(number, queue, limit)
 
-    @rule(number=A_WORKER, queue=A_QUEUE, limit=st.integers(1, 4))
-    def fetch_and_begin(self, number: int, queue: str, limit: int) -> None:
+    @rule(number=A_WORKER, queue=A_QUEUE, limit=st.integers(1, 4), is_killable=st.booleans())
+    def fetch_and_begin(self, number: int, queue: str, limit: int, is_killable: bool) -> None:
         """What workers do most."""
         for held in self._fetch(number, queue, limit):
-            self._begin(held)
+            self._begin(held, is_killable)
 
     @HOLDS_SOME
-    @rule(pick=PICKS)
-    def begin(self, pick: int) -> None:
-        self._begin(self._delivered(pick))
+    @rule(pick=PICKS, is_killable=st.booleans())
+    def begin(self, pick: int, is_killable: bool) -> None:
+        self._begin(self._delivered(pick), is_killable)
+
+    @rule(queue=A_QUEUE, is_killable=st.booleans(), interrupts=st.booleans())
+    def cancel_what_has_just_begun(self, queue: str, is_killable: bool, interrupts: bool) -> None:
+        for held in self._fetch(0, queue, 1):
+            self._begin(held, is_killable)
+            expected = self.model.cancel(held[2], interrupts)
+            assert self.engine.cancel([held[2].id], interrupts=interrupts) == [expected]
+
+    @HOLDS_SOME
+    @rule(pick=PICKS, progress=PICKS, is_told_at_once=st.booleans())
+    def tell_progress(self, pick: int, progress: int, is_told_at_once: bool) -> None:
+        """Or with the end of the run, if that comes first."""
+        worker, delivery, task = self._delivered(pick)
+        delivery.progress = msgspec.msgpack.encode(Progress(progress, 100.5, "half way"))
+        if is_told_at_once:
+            worker.progress(delivery, delivery.progress)
+            self.model.tell_progress(task, delivery.token, progress)
 
     @HOLDS_SOME
     @rule(pick=PICKS, end=st.sampled_from(list(ENDS)))
@@ -193,6 +213,25 @@ class EngineMachine(RuleBasedStateMachine):
         assert self.engine.cancel(ids, interrupts=interrupts) == expected
 
     @KNOWS_SOME
+    @rule(pick=PICKS)
+    def forget(self, pick: int) -> None:
+        """An id that is forgotten may be used again."""
+        task = self._picked(pick // 2)
+        if not task.is_over:
+            with pytest.raises(TaskConflict, match=task.state):
+                self.engine.forget(task.id)
+            return
+        self.engine.forget(task.id)
+        self.model.forget(task)
+        del self.ends[task.id]
+        with pytest.raises(TaskNotFound):
+            self.engine.forget(task.id)
+        with pytest.raises(TaskNotFound):
+            self.engine.look_up(task.id)
+        if pick % 2:
+            self._enqueue([a_message(queue=task.queue, task_id=task.id)], None)
+
+    @KNOWS_SOME
     @rule(pick=PICKS, time=TIMES)
     def move(self, pick: int, time: int | None) -> None:
         task_id = self._picked(pick).id if pick % 10 else "nobody"
@@ -257,10 +296,10 @@ class EngineMachine(RuleBasedStateMachine):
     @rule()
     def list_dead_letters(self) -> None:
         for queue in QUEUES:
-            letters = self.engine.dead_letters(queue, 100)
-            assert {letter.state.id for letter in letters} == {task.id for task in self.model.of(queue, "dead")}
-            assert all(letter.message and letter.message.message_id == letter.state.id for letter in letters)
-            ended_at = [letter.state.ended_at for letter in letters if letter.state.ended_at]
+            states = dead_letters(self.engine, queue)
+            assert {state.id for state in states} == {task.id for task in self.model.of(queue, "dead")}
+            assert all(dead_message(self.engine, state.id, queue) for state in states)
+            ended_at = [state.ended_at for state in states if state.ended_at]
             assert ended_at == sorted(ended_at, reverse=True)
 
     @rule(queue=A_QUEUE)
@@ -300,6 +339,16 @@ class EngineMachine(RuleBasedStateMachine):
             assert self.ends.setdefault(task.id, end) == end
 
     @invariant()
+    def what_ended_last_is_listed_by_its_end(self) -> None:
+        """But what was cancelled before there was anything to tell."""
+        for queue in QUEUES:
+            recent: Any = self.redis.client.zrange(self.redis.keys.key("recent", queue), 0, -1, withscores=True)
+            assert {unpack_id(packed_id) for packed_id, _ in recent} == self.model.recent[queue]
+            for packed_id, at in recent:
+                end: Any = self.redis.client.get(self.redis.keys.key("ended", packed_id))
+                assert int.from_bytes(end[2:8], "big") == at
+
+    @invariant()
     def a_task_that_is_held_has_one_token(self) -> None:
         known = [task for task in self.model.tasks.values() if task.is_known and not task.is_over]
         pipeline = self.redis.client.pipeline(transaction=False)
@@ -318,6 +367,7 @@ class EngineMachine(RuleBasedStateMachine):
         expected |= {key("live", pack_id(task.id)) for task in tasks if task.is_known and not task.is_over}
         expected |= {key("messages") for task in tasks if task.where != "ended"}
         expected |= {key("turns", queue) for queue in self.model.asked}
+        expected |= {key("recent", queue) for queue, ids in self.model.recent.items() if ids}
         signals = {key("signal", queue) for queue in self.model.signals}
         signals |= {key("sooner", queue) for queue in self.model.sooner}
         assert set(self.redis.client.keys()) == expected | signals
@@ -328,7 +378,7 @@ class EngineMachine(RuleBasedStateMachine):
         for task in self.model.tasks.values():
             assert self.engine.cancel([task.id]) == [self.model.cancel(task, False)]
         for worker, delivery in self.deliveries:
-            self._finish((worker, delivery, self.model.tasks[delivery.message.message_id]), "success")
+            self._finish((worker, delivery, self._task(delivery)), "success")
         while any(self.model.of(queue, "dead") for queue in QUEUES):
             self.discard(0)
         self.no_other_keys_exist()
@@ -368,12 +418,18 @@ class EngineMachine(RuleBasedStateMachine):
         self.deliveries += [(worker, delivery) for delivery in fetched.deliveries]
         return [(worker, delivery, task) for delivery, task in zip(fetched.deliveries, expected, strict=True)]
 
-    def _begin(self, held: Held) -> None:
+    def _begin(self, held: Held, is_killable: bool = False) -> None:
         worker, delivery, task = held
-        assert worker.begin([delivery]) == [self.model.begin(task, delivery.token)]
+        expected = self.model.begin(task, delivery.token, is_killable)
+        assert worker.begin([delivery], is_killable=is_killable) == [expected]
+        if expected == "run":
+            assert delivery.number == task.deliveries
 
     def _finish(self, held: Held, end: str) -> None:
         worker, delivery, task = held
+        if delivery.progress:
+            told = msgspec.msgpack.decode(delivery.progress, type=Progress)
+            self.model.tell_progress(task, delivery.token, int(told.current))
         expected = self.model.finish(task, delivery.token, ENDS[end], end == "dead")
         assert worker.finish([delivery], ENDS[end], is_dead=end == "dead") == [expected]
 
@@ -394,10 +450,14 @@ class EngineMachine(RuleBasedStateMachine):
 
     def _delivered(self, pick: int) -> Held:
         """Mostly a delivery that still holds its task, now and then one that does not."""
-        all_held = [(*each, self.model.tasks[each[1].message.message_id]) for each in self.deliveries]
+        all_held = [(worker, delivery, self._task(delivery)) for worker, delivery in self.deliveries]
         held = [each for each in all_held if each[2].token == each[1].token]
         some = held if held and pick % 4 else all_held
         return some[pick // 4 % len(some)]
+
+    def _task(self, delivery: Delivery) -> Task:
+        task_id = delivery.message.message_id
+        return self.model.tasks.get(task_id) or self.model.forgotten[task_id]
 
     def _picked(self, pick: int) -> Task:
         """Mostly one that has not ended."""
@@ -415,7 +475,9 @@ class EngineMachine(RuleBasedStateMachine):
         if not task.is_over:
             assert (told.retries, told.deliveries, told.priority) == (task.retries, task.deliveries, task.priority)
             assert told.due_at == (from_ms(task.at) if task.where == "due" else None)
-        elif task.deliveries:
+            assert told.progress == _progress(task)
+        elif task.is_told:
+            assert told.progress == _progress(task)
             assert (told.deliveries, told.task, told.queue) == (task.deliveries, "body", task.queue)
 
     def _sets(self, queue: str) -> Iterator[tuple[str, bytes]]:
@@ -428,6 +490,10 @@ class EngineMachine(RuleBasedStateMachine):
     def _in_set(self, queue: str, where: str) -> list[str]:
         tasks = self.model.ready(queue, int(where)) if where.isdigit() else self.model.of(queue, where)
         return [task.id for task in tasks]
+
+
+def _progress(task: Task) -> Progress | None:
+    return None if task.progress is None else Progress(task.progress, 100.5, "half way")
 
 
 @pytest.mark.rounds

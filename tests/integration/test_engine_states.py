@@ -7,23 +7,24 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 import pytest
 import redis
-from dramatiq.errors import DecodeError
 
 from shared.broker.asking import Asking
 from shared.broker.connection import patient_client
 from shared.broker.deliveries import Delivery, Held
 from shared.broker.dispatch import LEASE, Dispatch
 from shared.broker.engine import ENQUEUED_TOGETHER, TICK_REMEMBERED, Engine
-from shared.broker.record import Record, pack_id
+from shared.broker.progress import ProgressReports
+from shared.broker.record import Record, pack_id, pack_record, unpack_id
 from shared.broker.room import Room
 from shared.broker.round_trips import SharedRoundTrips
 from shared.broker.runs import Runs
-from shared.broker.states import Outcome, Reason, State, TaskError, error_of
+from shared.broker.states import Outcome, Progress, Reason, State, TaskError, TaskState, ended, error_of
 from shared.clock import MILLISECOND, to_ms
-from shared.errors import BrokerUnavailable, TaskIdTaken, TaskNotFound
-from tests.support.engines import FAR, KEEP, QUEUE, EngineOnRedis, a_message
+from shared.errors import BrokerRefuses, BrokerUnavailable, TaskConflict, TaskIdTaken, TaskNotFound
+from tests.support.engines import FAR, KEEP, QUEUE, EngineOnRedis, a_message, dead_letters, dead_message
 from tests.support.redis_server import PrivateRedis
 from tests.support.waiting import eventually
 
@@ -60,6 +61,30 @@ def running(bench: EngineOnRedis) -> Delivery:
     return bench.run(task_id=ID)
 
 
+def killable(bench: EngineOnRedis) -> Delivery:
+    delivery = bench.hold(task_id=ID)
+    assert bench.worker.begin([delivery], is_killable=True) == ["run"]
+    return delivery
+
+
+def cancelled(bench: EngineOnRedis) -> Delivery:
+    delivery = running(bench)
+    assert bench.engine.cancel([ID]) == ["running"]
+    return delivery
+
+
+def to_be_stopped(bench: EngineOnRedis) -> Delivery:
+    delivery = running(bench)
+    assert bench.engine.cancel([ID], interrupts=True) == ["running"]
+    return delivery
+
+
+def to_be_killed(bench: EngineOnRedis) -> Delivery:
+    delivery = killable(bench)
+    assert bench.engine.cancel([ID], interrupts=True) == ["terminated"]
+    return delivery
+
+
 def waiting_to_be_retried(bench: EngineOnRedis) -> Delivery:
     delivery = bench.run(task_id=ID)
     outcome = Outcome(State.RETRY, error=ERROR)
@@ -94,12 +119,16 @@ def unknown(bench: EngineOnRedis) -> None:
 
 
 class Row(NamedTuple):
-    """`begin`, `finish`, `retry`, `renew` and `give_back` are asked by who held the task last, or by a stranger."""
+    """`interrupt`: a cancel that interrupts.
+
+    `begin`, `finish`, `retry`, `renew` and `give_back` are asked by who held the task last, or by a stranger.
+    """
 
     bring: Callable[[EngineOnRedis], Delivery | None]
     state: State | None
     enqueue: State | None
     cancel: str
+    interrupt: str
     move: str
     begin: str
     finish: str
@@ -110,21 +139,33 @@ class Row(NamedTuple):
 
 PENDING, STARTED, RETRY = State.PENDING, State.STARTED, State.RETRY
 SUCCESS, FAILURE, IGNORED, REVOKED = State.SUCCESS, State.FAILURE, State.IGNORED, State.REVOKED
-HELD = ("finished", "retried", "held", "returned")
+RUNS, LAST = ("finished", "retried"), ("finished", "revoked")
+HELD = (*RUNS, "held", "returned")
 LOST = ("lost", "lost", "lost", "lost")
+REVOKED_THEN, TOO_LATE = ("revoked", "revoked"), ("too_late", "too_late")
 TABLE = {
-    "due": Row(due, PENDING, PENDING, "revoked", "moved", "lost", *LOST),
-    "ready": Row(ready, PENDING, PENDING, "revoked", "moved", "lost", *LOST),
-    "prefetched": Row(prefetched, PENDING, PENDING, "revoked", "moved", "run", *HELD),
-    "running": Row(running, STARTED, STARTED, "running", "running", "run", "finished", "retried", "held", "lost"),
-    "waiting to be retried": Row(waiting_to_be_retried, RETRY, RETRY, "revoked", "moved", "lost", *LOST),
-    "retried and prefetched": Row(retried_and_prefetched, RETRY, RETRY, "revoked", "moved", "run", *HELD),
-    "SUCCESS": Row(ended_as(DONE), SUCCESS, SUCCESS, "too_late", "ended", "done", *LOST),
-    "FAILURE": Row(ended_as(FAILED), FAILURE, FAILURE, "too_late", "ended", "done", *LOST),
-    "IGNORED": Row(ended_as(Outcome(IGNORED)), IGNORED, IGNORED, "too_late", "ended", "done", *LOST),
-    "REVOKED": Row(cancelled_while_prefetched, REVOKED, REVOKED, "revoked", "ended", "revoked", *LOST),
-    "dead letter": Row(ended_as(FAILED, is_dead=True), FAILURE, FAILURE, "too_late", "ended", "done", *LOST),
-    "unknown": Row(unknown, None, None, "unknown", "unknown", "lost", *LOST),
+    "due": Row(due, PENDING, PENDING, *REVOKED_THEN, "moved", "lost", *LOST),
+    "ready": Row(ready, PENDING, PENDING, *REVOKED_THEN, "moved", "lost", *LOST),
+    "prefetched": Row(prefetched, PENDING, PENDING, *REVOKED_THEN, "moved", "run", *HELD),
+    "running": Row(running, STARTED, STARTED, "running", "running", "running", "run", *RUNS, "held", "lost"),
+    "killable": Row(killable, STARTED, STARTED, "running", "terminated", "running", "run", *RUNS, "held", "lost"),
+    "cancelled": Row(
+        cancelled, STARTED, STARTED, "running", "running", "running", "run", *LAST, "cancelled", "revoked"
+    ),
+    "to stop": Row(
+        to_be_stopped, STARTED, STARTED, "running", "running", "running", "run", *LAST, "interrupt", "revoked"
+    ),
+    "to be killed": Row(
+        to_be_killed, STARTED, STARTED, "running", "terminated", "running", "run", *REVOKED_THEN, "interrupt", "revoked"
+    ),
+    "waiting to be retried": Row(waiting_to_be_retried, RETRY, RETRY, *REVOKED_THEN, "moved", "lost", *LOST),
+    "retried and prefetched": Row(retried_and_prefetched, RETRY, RETRY, *REVOKED_THEN, "moved", "run", *HELD),
+    "SUCCESS": Row(ended_as(DONE), SUCCESS, SUCCESS, *TOO_LATE, "ended", "done", *LOST),
+    "FAILURE": Row(ended_as(FAILED), FAILURE, FAILURE, *TOO_LATE, "ended", "done", *LOST),
+    "IGNORED": Row(ended_as(Outcome(IGNORED)), IGNORED, IGNORED, *TOO_LATE, "ended", "done", *LOST),
+    "REVOKED": Row(cancelled_while_prefetched, REVOKED, REVOKED, *REVOKED_THEN, "ended", "revoked", *LOST),
+    "dead letter": Row(ended_as(FAILED, is_dead=True), FAILURE, FAILURE, *TOO_LATE, "ended", "done", *LOST),
+    "unknown": Row(unknown, None, None, "unknown", "unknown", "unknown", "lost", *LOST),
 }
 in_each_state = pytest.mark.parametrize("row", TABLE.values(), ids=TABLE.keys())
 
@@ -142,6 +183,7 @@ def test_look_up_tells_the_state(bench: EngineOnRedis, row: Row) -> None:
             bench.engine.look_up(ID)
     else:
         assert bench.engine.look_up(ID).state is row.state
+    assert bench.engine.known(["another", ID]) == [False, row.state is not None]
 
 
 @in_each_state
@@ -154,10 +196,12 @@ def test_enqueueing_under_its_id_is_refused_with_the_state(bench: EngineOnRedis,
 
 
 @in_each_state
-def test_cancel(bench: EngineOnRedis, row: Row) -> None:
+@pytest.mark.parametrize("how", ["cancel", "interrupt"])
+def test_cancel(bench: EngineOnRedis, row: Row, how: str) -> None:
     row.bring(bench)
-    assert bench.engine.cancel([ID]) == [row.cancel]
-    if row.cancel == "revoked":
+    expected = getattr(row, how)
+    assert bench.engine.cancel([ID], interrupts=how == "interrupt") == [expected]
+    if expected == "revoked":
         assert bench.engine.look_up(ID).state is REVOKED
         assert bench.engine.stats([QUEUE])[QUEUE].is_empty
 
@@ -187,10 +231,8 @@ def test_a_worker_asks(bench: EngineOnRedis, row: Row, verb: str) -> None:
         "renew": lambda: bench.worker.renew([delivery]),
         "give_back": lambda: bench.worker.give_back([delivery]),
     }
-    expected = getattr(row, verb)
-    assert answers[verb]() == [expected]
-    holds = row.renew == "held"
-    assert holds or dump(bench) == before
+    assert answers[verb]() == [getattr(row, verb)]
+    assert row.renew != "lost" or dump(bench) == before
 
 
 @in_each_state
@@ -304,7 +346,7 @@ def test_what_expires_later_runs(bench: EngineOnRedis) -> None:
 def test_a_run_that_is_cancelled_goes_on_and_none_follows_it(bench: EngineOnRedis) -> None:
     delivery = bench.run(task_id=ID)
     assert bench.engine.cancel([ID]) == ["running"]
-    assert bench.worker.renew([delivery]) == ["held"]
+    assert bench.worker.renew([delivery]) == ["cancelled"]
     assert bench.worker.retry(delivery, delivery.message, None, RETRY, Outcome(RETRY, error=ERROR)) == "revoked"
     told = bench.engine.look_up(ID)
     assert (told.state, told.reason, told.deliveries) == (REVOKED, Reason.CANCELLED, 1)
@@ -317,16 +359,104 @@ def test_a_run_that_is_cancelled_may_still_succeed(bench: EngineOnRedis) -> None
     assert bench.engine.cancel([ID]) == ["too_late"]
 
 
+Bring = Callable[[EngineOnRedis], Delivery]
+
+
+@pytest.mark.parametrize("outcome", [DONE, FAILED, Outcome(IGNORED), Outcome(REVOKED, Reason.TERMINATED)])
+@pytest.mark.parametrize("is_dead", [False, True])
+def test_a_run_that_is_to_be_killed_ends_as_terminated_whatever_it_says(
+    bench: EngineOnRedis, outcome: Outcome, is_dead: bool
+) -> None:
+    """It may have come to its end at that very moment: somebody has been told that it is terminated."""
+    delivery = to_be_killed(bench)
+    expected = "finished" if outcome.state is REVOKED else "revoked"
+    assert bench.worker.finish([delivery], outcome, is_dead=is_dead) == [expected]
+    told = bench.engine.look_up(ID)
+    assert (told.state, told.reason, told.result, told.error) == (REVOKED, Reason.TERMINATED, None, None)
+    assert (told.task, told.queue, told.deliveries) == ("body", QUEUE, 1)
+    assert dead_letters(bench.engine) == []
+    assert bench.engine.stats([QUEUE])[QUEUE].is_empty
+    assert bench.client.hlen(bench.keys.key("messages")) == 0
+
+
+def test_a_run_that_was_to_be_killed_is_not_tried_again(bench: EngineOnRedis) -> None:
+    delivery = to_be_killed(bench)
+    assert bench.worker.retry(delivery, delivery.message, None, RETRY, Outcome(RETRY, error=ERROR)) == "revoked"
+    told = bench.engine.look_up(ID)
+    assert (told.state, told.reason) == (REVOKED, Reason.TERMINATED)
+
+
+@pytest.mark.parametrize("first", ["finish", "terminate"])
+def test_of_an_end_and_a_terminate_the_first_counts(bench: EngineOnRedis, first: str) -> None:
+    delivery = killable(bench)
+    if first == "finish":
+        assert bench.worker.finish([delivery], DONE) == ["finished"]
+        assert bench.engine.cancel([ID], interrupts=True) == ["too_late"]
+        assert bench.engine.look_up(ID).result == 42
+    else:
+        assert bench.engine.cancel([ID], interrupts=True) == ["terminated"]
+        assert bench.worker.finish([delivery], DONE) == ["revoked"]
+        assert bench.engine.look_up(ID).state is REVOKED
+
+
+@pytest.mark.parametrize("first", ["begin", "terminate"])
+def test_of_a_begin_and_a_terminate_the_first_counts(bench: EngineOnRedis, first: str) -> None:
+    delivery = bench.hold(task_id=ID)
+    if first == "begin":
+        assert bench.worker.begin([delivery], is_killable=True) == ["run"]
+        assert bench.engine.cancel([ID], interrupts=True) == ["terminated"]
+    else:
+        assert bench.engine.cancel([ID], interrupts=True) == ["revoked"]
+        assert bench.worker.begin([delivery], is_killable=True) == ["revoked"]
+
+
+@pytest.mark.parametrize("first", ["retry", "terminate"])
+def test_of_a_retry_and_a_terminate_the_first_counts(bench: EngineOnRedis, first: str) -> None:
+    """Either way it is not tried again; its reason says whether a run was ended."""
+    delivery = killable(bench)
+    if first == "retry":
+        assert bench.worker.retry(delivery, delivery.message, FAR, RETRY, Outcome(RETRY)) == "retried"
+        assert bench.engine.cancel([ID], interrupts=True) == ["revoked"]
+        assert bench.engine.look_up(ID).reason is Reason.CANCELLED
+    else:
+        assert bench.engine.cancel([ID], interrupts=True) == ["terminated"]
+        assert bench.worker.retry(delivery, delivery.message, FAR, RETRY, Outcome(RETRY)) == "revoked"
+        assert bench.engine.look_up(ID).reason is Reason.TERMINATED
+
+
+@pytest.mark.parametrize("way", ["retried", "returned", "lost"])
+def test_a_run_can_be_killed_if_its_own_begin_has_said_so(bench: EngineOnRedis, way: str) -> None:
+    """Not if that of an earlier run has: the next may be in a thread."""
+    delivery = killable(bench)
+    if way == "retried":
+        assert bench.worker.retry(delivery, delivery.message, None, RETRY, Outcome(RETRY)) == "retried"
+    elif way == "returned":
+        assert bench.worker.give_back([delivery]) == ["lost"]
+    else:
+        bench.end_leases([ID])
+        assert bench.worker.reap([QUEUE]) == [(ID, "lost")]
+    (delivery,) = bench.fetch()
+    assert bench.worker.begin([delivery]) == ["run"]
+    assert bench.engine.cancel([ID], interrupts=True) == ["running"]
+    assert bench.worker.finish([delivery], DONE) == ["finished"]
+
+
+@pytest.mark.parametrize(
+    ("bring", "reason"),
+    [(cancelled, Reason.CANCELLED), (to_be_stopped, Reason.CANCELLED), (to_be_killed, Reason.TERMINATED)],
+)
 @pytest.mark.parametrize("how", ["returned", "lost"])
-def test_a_run_that_is_cancelled_ends_when_it_is_taken_back(bench: EngineOnRedis, how: str) -> None:
-    delivery = bench.run(task_id=ID)
-    bench.engine.cancel([ID])
+def test_a_run_that_is_cancelled_ends_when_it_is_taken_back(
+    bench: EngineOnRedis, bring: Bring, reason: Reason, how: str
+) -> None:
+    delivery = bring(bench)
     if how == "returned":
         assert bench.worker.give_back([delivery]) == ["revoked"]
     else:
         bench.end_leases([ID])
         assert bench.worker.reap([QUEUE]) == [(ID, "revoked")]
-    assert bench.engine.look_up(ID).state is REVOKED
+    told = bench.engine.look_up(ID)
+    assert (told.state, told.reason) == (REVOKED, reason)
     assert bench.engine.stats([QUEUE])[QUEUE].is_empty
 
 
@@ -338,7 +468,7 @@ def test_an_interrupt_is_told_to_the_process_that_runs_it_and_with_each_renewal(
         channel.get_message(timeout=WITHIN_S)
         assert bench.engine.cancel([ID], interrupts=True) == ["running"]
         heard = eventually(lambda: channel.get_message(timeout=1))
-        assert heard["data"] == pack_id(ID)
+        assert heard["data"] == b"i" + pack_id(ID)
     assert bench.worker.renew([delivery]) == ["interrupt"]
     assert bench.engine.cancel([ID]) == ["running"]
     assert bench.worker.renew([delivery]) == ["interrupt"]
@@ -348,6 +478,190 @@ def test_a_delivery_under_way_finds_the_tombstone(bench: EngineOnRedis) -> None:
     """Again and again: it is read, never consumed."""
     delivery = cancelled_while_prefetched(bench)
     assert [bench.worker.begin([delivery]) for _ in range(3)] == [["revoked"]] * 3
+
+
+def test_a_revoked_task_is_told_with_what_it_was(bench: EngineOnRedis) -> None:
+    """Where it was revoked by itself; of many that are cancelled together only tombstones are left."""
+    due_at = bench.now() + FAR
+    bench.send(task_id=ID, due=due_at, priority=3, due_at=to_ms(due_at), expires=to_ms(due_at + FAR), retry_of="before")
+    assert bench.engine.revoke(ID) == "revoked"
+    told = bench.engine.look_up(ID)
+    assert (told.state, told.reason, told.task, told.queue, told.priority) == (
+        REVOKED,
+        Reason.CANCELLED,
+        "body",
+        QUEUE,
+        3,
+    )
+    assert (told.due_at, told.expires_at, told.retry_of) == (due_at, due_at + FAR, "before")
+    assert_kept(bench, KEEP + FAR)
+
+
+@pytest.mark.parametrize("is_killable", [False, True])
+def test_the_end_of_a_revoked_run_that_is_lost_is_kept_as_its_call_says(
+    bench: EngineOnRedis, is_killable: bool
+) -> None:
+    """Not for the general time: a repeat under the key that gave it its id would be sent again."""
+    delivery = bench.hold(task_id=ID, result_ttl=3 * KEEP // MILLISECOND)
+    assert bench.worker.begin([delivery], is_killable=is_killable) == ["run"]
+    bench.engine.revoke(ID, interrupts=True)
+    bench.end_leases([ID])
+    assert bench.worker.reap([QUEUE]) == [(ID, "revoked")]
+    assert_kept(bench, 3 * KEEP)
+
+
+@in_each_state
+def test_revoking_answers_as_cancelling_a_task_by_itself(bench: EngineOnRedis, row: Row) -> None:
+    row.bring(bench)
+    if row.interrupt == "unknown":
+        with pytest.raises(TaskNotFound):
+            bench.engine.revoke(ID, interrupts=True)
+    else:
+        assert bench.engine.revoke(ID, interrupts=True) == row.interrupt
+
+
+# Progress
+
+
+def percent(current: float) -> bytes:
+    return msgspec.msgpack.encode(Progress(current, 100, "%"))
+
+
+def test_progress_is_told_while_a_task_runs_and_after_its_end(bench: EngineOnRedis) -> None:
+    delivery = bench.run(task_id=ID)
+    assert bench.engine.look_up(ID).progress is None
+    for current in (1, 2.5):
+        bench.worker.progress(delivery, percent(current))
+        assert bench.engine.look_up(ID).progress == Progress(current, 100, "%")
+    assert bench.worker.finish([delivery], DONE) == ["finished"]
+    told = bench.engine.look_up(ID)
+    assert (told.progress, told.result, told.task) == (Progress(2.5, 100, "%"), 42, "body")
+
+
+@pytest.mark.parametrize("is_dead", [False, True])
+def test_progress_that_has_not_been_told_goes_along_with_the_end(bench: EngineOnRedis, is_dead: bool) -> None:
+    delivery = bench.run(task_id=ID)
+    bench.worker.progress(delivery, percent(1))
+    delivery.progress = percent(99)
+    assert bench.worker.finish([delivery], FAILED, is_dead=is_dead) == ["finished"]
+    told = bench.engine.look_up(ID)
+    assert (told.progress, told.error) == (Progress(99, 100, "%"), ERROR)
+
+
+def test_progress_that_redis_did_not_hear_is_told_again(own_redis: PrivateRedis) -> None:
+    """And what it has heard is told once."""
+    bench, held = EngineOnRedis(own_redis), Held()
+    reports = ProgressReports(Dispatch(Asking(SharedRoundTrips(bench.client), bench.keys), KEEP), held)
+    reports.stop()  # a turn ends without a pause
+    delivery = bench.run(task_id=ID)
+    held.add([delivery])
+    delivery.progress = percent(1)
+    own_redis.client().config_set("maxmemory", 1)
+    with pytest.raises(BrokerRefuses):
+        reports.turn()
+    own_redis.client().config_set("maxmemory", 0)
+    reports.turn()
+    assert bench.engine.look_up(ID).progress == Progress(1, 100, "%")
+    calls = bench.client.info("commandstats")
+    reports.turn()
+    assert bench.client.info("commandstats")["cmdstat_evalsha"] == calls["cmdstat_evalsha"]
+
+
+def test_progress_outlives_a_retry(bench: EngineOnRedis) -> None:
+    delivery = bench.run(task_id=ID)
+    bench.worker.progress(delivery, percent(1))
+    assert bench.worker.retry(delivery, delivery.message, None, RETRY, Outcome(RETRY)) == "retried"
+    assert bench.engine.look_up(ID).progress == Progress(1, 100, "%")
+
+
+def test_only_who_holds_a_task_tells_its_progress(bench: EngineOnRedis) -> None:
+    """No stranger, no worker that has been given up for lost, and nobody after the end."""
+    thawed = bench.run(task_id=ID)
+    bench.end_leases([ID])
+    bench.worker.reap([QUEUE])
+    (delivery,) = bench.fetch()
+    assert bench.worker.begin([delivery]) == ["run"]
+    bench.worker.progress(delivery, percent(1))
+    for other in (thawed, a_stranger()):
+        bench.worker.progress(other, percent(99))
+    assert bench.engine.look_up(ID).progress == Progress(1, 100, "%")
+    bench.worker.finish([delivery], DONE)
+    before = dump(bench)
+    bench.worker.progress(delivery, percent(99))
+    assert dump(bench) == before
+
+
+# What ended last, and forgetting it
+
+
+def recent(bench: EngineOnRedis) -> list[str]:
+    """Ids, the one that ended last at the end."""
+    members: Any = bench.client.zrange(bench.keys.key("recent", QUEUE), 0, -1)
+    return [unpack_id(member) for member in members]
+
+
+@in_each_state
+def test_what_has_ended_with_something_to_tell_is_listed(bench: EngineOnRedis, row: Row) -> None:
+    """Not the tombstones of what was cancelled before it began: there may be a hundred thousand of an evening."""
+    row.bring(bench)
+    is_over = row.begin in ("done", "revoked") and row.state is not REVOKED
+    assert recent(bench) == ([ID] if is_over else [])
+
+
+def test_revoked_expired_and_terminated_tasks_are_listed(bench: EngineOnRedis) -> None:
+    bench.send(task_id="revoked", due=FAR)
+    bench.engine.revoke("revoked")
+    assert bench.worker.begin([bench.hold(task_id="expired", expires=1)]) == ["expired"]
+    assert bench.worker.finish([to_be_killed(bench)], DONE) == ["revoked"]
+    assert sorted(recent(bench)) == sorted(["revoked", "expired", ID])
+
+
+def test_the_ten_thousand_that_ended_last_are_listed(bench: EngineOnRedis) -> None:
+    key = bench.keys.key("recent", QUEUE)
+    bench.client.zadd(key, {pack_id(f"earlier-{number}"): number for number in range(10_000)})
+    ended_as(DONE)(bench)
+    assert bench.client.zcard(key) == 10_000
+    assert [recent(bench)[0], recent(bench)[-1]] == ["earlier-1", ID]
+
+
+@in_each_state
+def test_forget(bench: EngineOnRedis, row: Row) -> None:
+    """Of a task that has ended nothing is left then, and its id is free."""
+    row.bring(bench)
+    before = dump(bench)
+    if row.state is None:
+        with pytest.raises(TaskNotFound):
+            bench.engine.forget(ID)
+    elif not bench.engine.look_up(ID).is_over:
+        with pytest.raises(TaskConflict, match=row.state):
+            bench.engine.forget(ID)
+        assert dump(bench) == before
+    else:
+        bench.engine.forget(ID)
+        assert set(dump(bench)) == {bench.keys.key("turns", QUEUE)}
+        assert bench.engine.enqueue([(a_message(task_id=ID), None)]) == [None]
+
+
+def test_a_dead_letter_that_never_began_is_forgotten_as_a_whole(bench: EngineOnRedis) -> None:
+    """Of one that was returned too often nothing is told but its end; its message says which queue it was of."""
+    bench.send(task_id=ID)
+    assert [bench.worker.give_back(bench.fetch()) for _ in range(51)][-1] == ["buried"]
+    bench.engine.forget(ID)
+    assert set(dump(bench)) == {bench.keys.key("turns", QUEUE)}
+
+
+# Who waits for an end
+
+
+@pytest.mark.parametrize("bring", [ended_as(DONE), ended_as(FAILED, is_dead=True), cancelled_while_prefetched])
+def test_an_end_is_told_to_those_who_wait_for_it(bench: EngineOnRedis, bring: Bring) -> None:
+    """All that is kept of it, so that nobody has to ask."""
+    with bench.client.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
+        channel.subscribe(bench.keys.key("ending", pack_id(ID)))
+        channel.get_message(timeout=WITHIN_S)
+        bring(bench)
+        heard = eventually(lambda: channel.get_message(timeout=1))
+    assert ended(ID, heard["data"]) == bench.engine.look_up(ID)
 
 
 # How long an end is known
@@ -416,10 +730,10 @@ def test_after_more_than_five_lost_runs_a_task_is_a_dead_letter(bench: EngineOnR
     told = bench.engine.look_up(ID)
     assert told.error is not None
     assert (told.state, told.error.type, told.deliveries) == (FAILURE, "WorkerLost", 6)
-    (letter,) = bench.engine.dead_letters(QUEUE, 10)
-    assert letter.state == told
-    assert letter.message is not None
-    assert letter.message.args == ("x",)
+    assert dead_letters(bench.engine) == [told]
+    message = dead_message(bench.engine, ID)
+    assert message is not None
+    assert message.args == ("x",)
 
 
 def test_after_two_lost_runs_a_task_is_fetched_alone(bench: EngineOnRedis) -> None:
@@ -533,7 +847,7 @@ def test_a_run_that_is_ending_is_not_given_back_when_its_worker_gives_up(bench: 
     held, ending, running = Held(), bench.run(task_id=ID), bench.run()
     held.add([ending, running])
     ending.is_ending = True
-    runs = Runs(bench.worker, held, Room(), lambda _message: None)
+    runs = Runs(bench.worker, held, Room(), lambda _message: None, lambda _message: False, None)
     runs.give_up()
     assert bench.ready() == [running.message.message_id]
     assert bench.engine.look_up(ID).state is STARTED
@@ -557,13 +871,14 @@ def test_a_worker_that_thaws_begins_and_ends_nothing_that_has_moved_on(bench: En
 # Order
 
 
-def test_the_lowest_priority_gets_one_in_sixteen(bench: EngineOnRedis) -> None:
-    """However much of the highest waits."""
+@pytest.mark.parametrize("at_once", [1, 8, 64])
+def test_the_lowest_priority_gets_one_in_sixteen(bench: EngineOnRedis, at_once: int) -> None:
+    """However much of the highest waits, and however many a worker takes at once."""
     for _ in range(64):
         bench.send("high", priority=9)
     for _ in range(8):
         bench.send("low", priority=0)
-    fetched = [bench.fetch()[0].message.args[0] for _ in range(64)]
+    fetched = [each.message.args[0] for _ in range(64 // at_once) for each in bench.fetch(at_once)]
     assert fetched.count("low") == 4
     assert fetched[:15] == ["high"] * 15
 
@@ -585,10 +900,10 @@ def test_what_came_due_together_becomes_ready_in_the_order_of_its_times(bench: E
 
 
 def test_many_tasks_can_be_fetched_and_held_at_once(bench: EngineOnRedis) -> None:
-    """More than Lua returns from one call."""
+    """More than Lua returns from one call; they are handed out a thousand at a time."""
     ids = [f"task-{number}" for number in range(5_000)]
     bench.engine.enqueue([(a_message(task_id=task_id), None) for task_id in ids])
-    deliveries = bench.fetch(5_000)
+    deliveries = [delivery for _ in range(5) for delivery in bench.fetch(5_000)]
     assert [delivery.message.message_id for delivery in deliveries] == ids
     assert set(bench.worker.renew(deliveries)) == {"held"}
     assert set(bench.worker.give_back(deliveries)) == {"returned"}
@@ -610,16 +925,32 @@ def test_two_workers_never_fetch_the_same(bench: EngineOnRedis) -> None:
 def test_a_dead_letter_is_sent_again_as_a_new_task(bench: EngineOnRedis) -> None:
     ended_as(FAILED, is_dead=True)(bench)
     bench.engine.revive(QUEUE, ID, a_message(task_id="new"))
-    assert bench.engine.dead_letters(QUEUE, 10) == []
+    assert dead_letters(bench.engine) == []
     assert bench.engine.look_up(ID).state is FAILURE
     assert bench.ready() == ["new"]
+
+
+@pytest.mark.parametrize("meanwhile", ["ready", "ended"])
+def test_a_dead_letter_is_sent_again_once_for_one_nonce(bench: EngineOnRedis, meanwhile: str) -> None:
+    """The same call is answered as the first time; another's is told who has the id."""
+    ended_as(FAILED, is_dead=True)(bench)
+    call = (QUEUE, pack_id(ID), pack_id("new"), pack_record(a_message(task_id="new"), b"1234"))
+    assert bench.asking.one("revive", *call) == b""
+    if meanwhile == "ended":
+        (delivery,) = bench.fetch()
+        bench.worker.begin([delivery])
+        bench.worker.finish([delivery], DONE)
+    assert bench.asking.one("revive", *call) == b""
+    assert bench.ready() == ([] if meanwhile == "ended" else ["new"])
+    with pytest.raises(TaskIdTaken, match="SUCCESS" if meanwhile == "ended" else "PENDING"):
+        bench.engine.revive(QUEUE, ID, a_message(task_id="new"))
 
 
 def test_a_dead_letter_stays_if_the_new_id_is_taken(bench: EngineOnRedis) -> None:
     ended_as(FAILED, is_dead=True)(bench)
     with pytest.raises(TaskIdTaken, match=FAILURE):
         bench.engine.revive(QUEUE, ID, a_message(task_id=ID))
-    assert len(bench.engine.dead_letters(QUEUE, 10)) == 1
+    assert len(dead_letters(bench.engine)) == 1
 
 
 def test_a_dead_letter_that_is_thrown_away_leaves_how_it_ended(bench: EngineOnRedis) -> None:
@@ -633,15 +964,14 @@ def test_a_dead_letter_that_is_thrown_away_leaves_how_it_ended(bench: EngineOnRe
     assert bench.client.hlen(bench.keys.key("messages")) == 0
 
 
-def test_dead_letters_are_listed_by_the_page_the_latest_first(bench: EngineOnRedis) -> None:
+def test_dead_letters_are_listed_the_latest_first(bench: EngineOnRedis) -> None:
     ids = [f"task-{number}" for number in range(5)]
     for task_id in ids:
         delivery = bench.run(task_id=task_id)
         bench.worker.finish([delivery], FAILED, is_dead=True)
     dead = bench.keys.key("dead", QUEUE)
     bench.client.zadd(dead, {pack_id(task_id): number for number, task_id in enumerate(ids)}, xx=True)
-    listed = [letter.state.id for offset in (0, 2, 4) for letter in bench.engine.dead_letters(QUEUE, 2, offset)]
-    assert listed == ids[::-1]
+    assert [state.id for state in dead_letters(bench.engine)] == ids[::-1]
 
 
 def test_dead_letters_are_let_go_after_a_week(bench: EngineOnRedis) -> None:
@@ -651,7 +981,7 @@ def test_dead_letters_are_let_go_after_a_week(bench: EngineOnRedis) -> None:
     ages = {pack_id(ID): week_ago - 1, pack_id("younger"): week_ago + 60_000}
     bench.client.zadd(bench.keys.key("dead", QUEUE), ages, xx=True)
     bench.worker.promote([QUEUE], wakes_another=False)
-    assert [letter.state.id for letter in bench.engine.dead_letters(QUEUE, 10)] == ["younger"]
+    assert [state.id for state in dead_letters(bench.engine)] == ["younger"]
     assert bench.client.hlen(bench.keys.key("messages")) == 1
     assert bench.engine.look_up(ID).state is FAILURE
 
@@ -665,9 +995,9 @@ def test_a_record_that_cannot_be_read_becomes_a_dead_letter(bench: EngineOnRedis
     assert isinstance(record, bytes)
     bench.client.hset(messages, pack_id(ID), record[:-3])
     assert [delivery.message.message_id for delivery in bench.fetch(2)] == [neighbour]
-    (letter,) = bench.engine.dead_letters(QUEUE, 10)
-    assert (letter.state.id, letter.message, letter.state.state) == (ID, None, FAILURE)
-    assert letter.state.error is not None
+    (dead,) = dead_letters(bench.engine)
+    assert (dead.id, dead_message(bench.engine, ID), dead.state) == (ID, None, FAILURE)
+    assert dead.error is not None
 
 
 DAMAGES = [b"", b"\x05", b"5\x07exa", b"\xff" * 40]
@@ -694,9 +1024,9 @@ def test_a_damaged_record_under_a_lease_that_ran_out_keeps_no_neighbour(
     assert dict(bench.worker.reap([QUEUE])) == {"before": returned, ID: "buried", "after": returned}
     assert bench.worker.reap([QUEUE]) == []
     assert sorted(bench.ready()) == ["after", "before"]
-    (letter,) = bench.engine.dead_letters(QUEUE, 10)
-    assert (letter.state.id, letter.state.state, letter.message) == (ID, FAILURE, None)
-    assert bench.engine.look_up(ID) == letter.state
+    (dead,) = dead_letters(bench.engine)
+    assert (dead.id, dead.state, dead_message(bench.engine, ID)) == (ID, FAILURE, None)
+    assert bench.engine.look_up(ID) == dead
 
 
 @pytest.mark.parametrize("record", DAMAGES)
@@ -720,8 +1050,7 @@ def test_a_damaged_record_can_be_neither_cancelled_nor_moved_nor_told(
     damage(bench, ID, record)
     before = bench.engine.stats([QUEUE])[QUEUE]
     assert bench.engine.move(ID, FAR) == "unknown"
-    with pytest.raises(DecodeError):
-        bench.engine.look_up(ID)
+    assert bench.engine.look_up(ID) == TaskState(id=ID, state=PENDING)
     assert bench.engine.cancel([ID, neighbour]) == ["unknown", "revoked"]
     after = bench.engine.stats([QUEUE])[QUEUE]
     assert (after.ready, after.leased, after.due) == (before.ready, before.leased, before.due - 1)
@@ -732,7 +1061,7 @@ def test_a_dead_letter_whose_end_is_forgotten_is_passed_over(bench: EngineOnRedi
     for task_id in ("older", ID, "younger"):
         bench.worker.finish([bench.run(task_id=task_id)], FAILED, is_dead=True)
     bench.client.delete(bench.keys.key("ended", pack_id(ID)))
-    assert {letter.state.id for letter in bench.engine.dead_letters(QUEUE, 10)} == {"older", "younger"}
+    assert {state.id for state in dead_letters(bench.engine)} == {"older", "younger"}
 
 
 def test_a_purge_leaves_nothing_of_a_queue(bench: EngineOnRedis) -> None:

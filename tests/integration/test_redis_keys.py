@@ -22,12 +22,15 @@ PARTS: dict[str, list[tuple[bytes | str, ...]]] = {
     "dead": [(queue,) for queue in QUEUES],
     "live": [(task_id,) for task_id in IDS],
     "ended": [(task_id,) for task_id in IDS],
+    "recent": [(queue,) for queue in QUEUES],
     "ticked": [("send_digest", "1795176000000")],
     "turns": [(queue,) for queue in QUEUES],
     "signal": [(queue,) for queue in QUEUES],
     "sooner": [(queue,) for queue in QUEUES],
+    "group": [("0199aabb-ccdd:{}=",)],
+    "workers": [()],
     "control": [("0199aabbccdd",)],
-    "endings": [()],
+    "ending": [(task_id,) for task_id in IDS],
 }
 
 

@@ -11,7 +11,7 @@ PRIORITIES = range(10)
 
 @dataclass
 class Task:
-    """A task, and where it is: due, ready, alone, leased, dead, or ended."""
+    """A task, and where it is: due, ready, alone, leased, dead, ended, or forgotten."""
 
     id: str
     queue: str
@@ -24,6 +24,9 @@ class Task:
     reason: Reason | None = None
     token: str | None = None
     begun: bool = False
+    is_killable: bool = False
+    is_told: bool = False  # Redis knows what it is, beside its message
+    progress: int | None = None
     is_known: bool = False  # it has been held: more than its message is stored
     lapsed_at: int | None = None
     is_cancelled: bool = False
@@ -37,12 +40,18 @@ class Task:
     def is_over(self) -> bool:
         return self.where in {"dead", "ended"}
 
+    @property
+    def is_to_be_killed(self) -> bool:
+        return self.is_to_stop and self.is_killable
+
 
 @dataclass
 class Model:
     """What each call is to answer and to change."""
 
     tasks: dict[str, Task] = field(default_factory=dict)
+    forgotten: dict[str, Task] = field(default_factory=dict)
+    recent: dict[str, set[str]] = field(default_factory=lambda: {queue: set() for queue in QUEUES})
     asked: dict[str, int] = field(default_factory=dict)
     signals: set[str] = field(default_factory=set)
     sooner: set[str] = field(default_factory=set)
@@ -95,23 +104,29 @@ class Model:
             self.signals.add(queue)
         return found, bool(alone), is_more
 
-    def begin(self, task: Task, token: str) -> str:
+    def begin(self, task: Task, token: str, is_killable: bool) -> str:
         if task.token != token:
             if not task.is_over:
                 return "lost"
             return "revoked" if task.state is State.REVOKED else "done"
         if task.begun:
             return "run"
+        task.is_told = True
         if task.expires:
             self._end(task, State.REVOKED, Reason.EXPIRED)
             return "expired"
-        task.begun, task.state = True, State.STARTED
+        task.begun, task.state, task.is_killable = True, State.STARTED, is_killable
+        task.progress = None
         task.deliveries += 1
         return "run"
 
     def finish(self, task: Task, token: str, outcome: Outcome, is_dead: bool) -> str:
         if task.token != token:
             return "lost"
+        task.is_told = True
+        if task.is_to_be_killed:
+            self._end(task, State.REVOKED, Reason.TERMINATED)
+            return "finished" if outcome.state is State.REVOKED else "revoked"
         self._end(task, State.FAILURE if is_dead else outcome.state, outcome.reason, is_dead)
         return "finished"
 
@@ -119,9 +134,9 @@ class Model:
         if task.token != token:
             return "lost"
         if task.is_cancelled:
-            self._end(task, State.REVOKED, Reason.CANCELLED)
+            self._end_cancelled(task)
             return "revoked"
-        task.token, task.begun, task.lost, task.returns = None, False, 0, 0
+        task.token, task.begun, task.is_killable, task.lost, task.returns = None, False, False, 0, 0
         task.state, task.retries = state, retries
         self.schedule(task, at)
         return "retried"
@@ -130,7 +145,11 @@ class Model:
         if task.token != token:
             return "lost"
         task.lapsed_at = None
-        return "interrupt" if task.is_to_stop else "held"
+        return "interrupt" if task.is_to_stop else "cancelled" if task.is_cancelled else "held"
+
+    def tell_progress(self, task: Task, token: str, progress: int) -> None:
+        if task.token == token:
+            task.progress = progress
 
     def give_back(self, task: Task, token: str) -> str:
         return self._put_back(task, False) if task.token == token else "lost"
@@ -152,9 +171,15 @@ class Model:
         if task.begun:
             task.is_cancelled = True
             task.is_to_stop = task.is_to_stop or interrupts
-            return "running"
+            return "terminated" if interrupts and task.is_killable else "running"
         self._end(task, State.REVOKED, Reason.CANCELLED)
         return "revoked"
+
+    def forget(self, task: Task) -> None:
+        """One that is over."""
+        task.where = "forgotten"
+        self.forgotten[task.id] = self.tasks.pop(task.id)
+        self.recent[task.queue].discard(task.id)
 
     def move(self, task: Task | None, at: int | None) -> str:
         if task is None:
@@ -171,11 +196,10 @@ class Model:
         asked = self.asked.get(queue, 0)
         self.asked[queue] = asked + limit
         ready = [task for priority in reversed(PRIORITIES) for task in self.ready(queue, priority)]
-        if (asked + limit) // 16 == asked // 16:
-            return ready[:limit]
-        rest = ready[limit - 1 :]
+        kept = (asked + limit) // 16 - asked // 16
+        rest = ready[limit - kept :]
         lowest = [task for priority in PRIORITIES for task in self.ready(queue, priority) if task in rest]
-        return ready[: limit - 1] + lowest[:1]
+        return ready[: limit - kept] + lowest[:kept]
 
     def _make_ready(self, task: Task) -> None:
         self.places += 1
@@ -186,17 +210,23 @@ class Model:
         task.lost += was_begun and is_lost
         task.returns += not was_begun
         if task.is_cancelled:
-            self._end(task, State.REVOKED, Reason.CANCELLED)
+            self._end_cancelled(task)
             return "revoked"
         if task.lost > 5 or task.returns > 50:
             self._end(task, State.FAILURE, None, is_dead=True)
             return "buried"
-        task.where = "alone" if task.lost >= 2 else "ready"
+        task.where, task.is_killable = "alone" if task.lost >= 2 else "ready", False
         if was_begun:
             task.state = State.PENDING
         self.signals.add(task.queue)
         return "lost" if was_begun else "returned"
 
+    def _end_cancelled(self, task: Task) -> None:
+        """One that has begun before."""
+        self._end(task, State.REVOKED, Reason.TERMINATED if task.is_to_be_killed else Reason.CANCELLED)
+
     def _end(self, task: Task, state: State, reason: Reason | None, is_dead: bool = False) -> None:
         task.where = "dead" if is_dead else "ended"
         task.state, task.reason, task.token, task.begun = state, reason, None, False
+        if task.is_told or is_dead:
+            self.recent[task.queue].add(task.id)

@@ -215,12 +215,9 @@ class EngineWorker(Part):
     def pid(self) -> int:
         return self._process.pid
 
-    def signal(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
-
-    def wait(self) -> int:
+    def wait(self, within_s: float = END_WITHIN_S) -> int:
         """Its status."""
-        return self._process.wait(END_WITHIN_S)
+        return self._process.wait(within_s)
 
 
 def main(arguments: Sequence[str]) -> None:

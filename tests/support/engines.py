@@ -14,8 +14,10 @@ from shared.broker.dispatch import Dispatch
 from shared.broker.engine import Engine
 from shared.broker.record import pack_id, unpack_id
 from shared.broker.scripts import through_pool
+from shared.broker.states import TaskState
 from shared.clock import from_ms, to_ms
 from shared.redis_keys import RedisKeys
+from shared.tasks.listing import TaskLists, TaskQuery
 from tests.support.redis_server import PrivateRedis
 
 QUEUE = "exams"
@@ -33,6 +35,18 @@ def a_message(*args: Any, queue: str = QUEUE, task_id: str | None = None, **opti
         options=options,
         message_id=task_id or generate_unique_id(),
     )
+
+
+def dead_letters(engine: Engine, queue: str = QUEUE) -> list[TaskState]:
+    """The latest first."""
+    return TaskLists(engine).dead_letters([queue], TaskQuery(limit=1_000)).states
+
+
+def dead_message(engine: Engine, task_id: str, queue: str = QUEUE) -> Message[Any] | None:
+    """Of a dead letter that there is; None where it cannot be read."""
+    letter = engine.dead_letter([queue], task_id)
+    assert letter is not None
+    return letter.message
 
 
 class EngineOnRedis:

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Hands ready tasks to a worker, each under a lease. ARGV: queue, how many at most, token, ms that the lease lasts.
 -- Answers: '1' where this one is to run alone, '1' where more are ready, then id and record of each.
--- Priority 9 goes first; but one task in 16 is the first of the lowest priority, so that none waits for ever.
+-- Priority 9 goes first; but one task in 16 is from the lowest priority, so that none waits for ever.
 -- uses time, signal, any_ready
 local queue, wanted, token, lease_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local found = {'', ''}
@@ -22,12 +22,11 @@ end
 local is_alone = take(alone(queue), {}, 1)
 if not is_alone then
   local asked = redis.call('INCRBY', turns(queue), wanted)
-  local is_lowest_due = math.floor(asked / 16) > math.floor((asked - wanted) / 16)
-  local kept = is_lowest_due and 1 or 0
+  local kept = math.floor(asked / 16) - math.floor((asked - wanted) / 16)
   for priority = 9, 0, -1 do
     take(ready(queue, priority), {'home', priority}, wanted - kept)
   end
-  if is_lowest_due then
+  if kept > 0 then
     for priority = 0, 9 do take(ready(queue, priority), {'home', priority}, wanted) end
   end
 end

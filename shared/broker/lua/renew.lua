@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Prolongs leases. ARGV: ms that they last from now, then queue, id and token of each. A lease that has run out is
--- prolonged too while nobody has taken the task back. Answers for each: 'held', 'lost', or 'interrupt' where it runs
--- and somebody wants it stopped.
+-- prolonged too while nobody has taken the task back. Answers for each: 'held', 'lost', or where it has been cancelled
+-- 'cancelled' or, where it is to be stopped, 'interrupt'.
 -- uses time
 local answers = {}
 for i = 2, #ARGV, 3 do
@@ -9,7 +9,7 @@ for i = 2, #ARGV, 3 do
   local held = redis.call('HMGET', live(id), 'token', 'cancelled')
   if held[1] == token then
     redis.call('ZADD', leases(queue), now + ARGV[1], id)
-    answers[#answers + 1] = held[2] == 'interrupt' and 'interrupt' or 'held'
+    answers[#answers + 1] = held[2] or 'held'
   else
     answers[#answers + 1] = 'lost'
   end

@@ -4,16 +4,16 @@
 -- Answers 'retried'; 'revoked' where it has been cancelled meanwhile; 'lost'.
 -- uses schedule, record, finish
 local queue, id, token, due, record, state, retries, outcome, keep = unpack(ARGV)
-local held = redis.call('HMGET', live(id), 'token', 'cancelled')
+local held = redis.call('HMGET', live(id), 'token', 'cancelled', 'killable')
 if held[1] ~= token then return 'lost' end
 redis.call('ZREM', leases(queue), id)
 local to, priority, nonce = header(record)
 if held[2] then
-  finish(id, 'R', 'c', nonce, keep, outcome)
+  finish(id, to, 'R', held[2] == 'interrupt' and held[3] and 't' or 'c', nonce, keep, outcome)
   redis.call('HDEL', messages, id)
   return 'revoked'
 end
-redis.call('HDEL', live(id), 'token', 'run', 'lost', 'returns')
+redis.call('HDEL', live(id), 'token', 'run', 'lost', 'returns', 'killable')
 redis.call('HSET', live(id), 'state', state, 'retries', retries, 'outcome', outcome)
 redis.call('HSET', messages, id, record)
 schedule(id, to, priority, due)

@@ -4,7 +4,7 @@
 local WEEK = 7 * DAY
 
 local function bury(queue, id, nonce, keep, outcome)
-  finish(id, 'F', '-', nonce, math.max(tonumber(keep), WEEK + DAY), outcome)
+  finish(id, queue, 'F', '-', nonce, math.max(tonumber(keep), WEEK + DAY), outcome)
   redis.call('ZADD', dead(queue), now, id)
 end
 

@@ -6,7 +6,9 @@
 local LOST_RUNS, RETURNS = 5, 50
 
 local function put_back(queue, id, is_lost, keep, worker_lost)
-  local held = redis.call('HMGET', live(id), 'token', 'run', 'place', 'home', 'lost', 'returns', 'cancelled')
+  local held = redis.call('HMGET', live(id), 'token', 'run', 'place', 'home', 'lost', 'returns', 'cancelled',
+    'killable', 'keep')
+  keep = held[9] or keep
   local begun = held[2] == held[1]
   local lost, returns = tonumber(held[5] or 0), tonumber(held[6] or 0)
   if begun and is_lost then lost = lost + 1 end
@@ -20,7 +22,7 @@ local function put_back(queue, id, is_lost, keep, worker_lost)
     return 'buried'
   end
   if held[7] then
-    finish(id, 'R', 'c', nonce, keep, '')
+    finish(id, queue, 'R', held[8] and held[7] == 'interrupt' and 't' or 'c', nonce, keep, '')
     redis.call('HDEL', messages, id)
     return 'revoked'
   end
@@ -28,7 +30,7 @@ local function put_back(queue, id, is_lost, keep, worker_lost)
     bury(queue, id, nonce, keep, worker_lost)
     return 'buried'
   end
-  redis.call('HDEL', live(id), 'token', 'run')
+  redis.call('HDEL', live(id), 'token', 'run', 'killable')
   if begun then redis.call('HDEL', live(id), 'state') end
   redis.call('HSET', live(id), 'lost', lost, 'returns', returns)
   redis.call('ZADD', waiting(id, queue, held[4]), held[3], id)
