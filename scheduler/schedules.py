@@ -3,9 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from shared.settings import Settings
-from shared.tasks.catalog import SEND_DIGEST, SWEEP, Task
+from shared.tasks import catalog
+from shared.tasks.task import Task
+
+CLEARED_EVERY = timedelta(hours=1)  # what it removes is an hour old at least, and does no harm meanwhile
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -14,7 +18,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class Schedule:
     """A task sent every `period`, at whole multiples of it on the clock; `arguments` come from the time it was due."""
 
-    task: Task
+    task: Task[..., Any]
     period: timedelta
     arguments: Callable[[datetime], tuple[str, ...]]
 
@@ -25,8 +29,9 @@ class Schedule:
 
 def schedules(settings: Settings) -> tuple[Schedule, ...]:
     return (
-        Schedule(task=SEND_DIGEST, period=settings.digest_period, arguments=lambda due_at: (window(due_at),)),
-        Schedule(task=SWEEP, period=settings.sweep_period, arguments=lambda _: ()),
+        Schedule(task=catalog.send_digest, period=settings.digest_period, arguments=lambda due_at: (window(due_at),)),
+        Schedule(task=catalog.sweep, period=settings.sweep_period, arguments=lambda _: ()),
+        Schedule(task=catalog.clear_away, period=CLEARED_EVERY, arguments=lambda _: ()),
     )
 
 

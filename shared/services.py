@@ -1,17 +1,20 @@
 """The only wiring: which parts a process gets, made from its settings. Nothing connects before it is first used."""
 
 import os
-from typing import NamedTuple, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 import redis
 import structlog
-from dramatiq.middleware import Retries
+from dramatiq.middleware import Callbacks
 
 from shared.broker.asking import Asking
 from shared.broker.breaker import Breaker
 from shared.broker.broker import TaskBroker
 from shared.broker.connection import impatient_client, patient_client
 from shared.broker.engine import Engine
+from shared.broker.following import Chains, GroupCalls
+from shared.broker.retries import AutoRetries
 from shared.broker.scripts import through_pool
 from shared.clock import Clock, SystemClock
 from shared.errors import SettingsError, StoreUnavailable
@@ -20,10 +23,17 @@ from shared.exams.disk import Disk
 from shared.exams.files import FileExamStore
 from shared.exams.register import ExamRegister
 from shared.exams.store import DigestStore, ExamStore
+from shared.idempotency import IdempotencyKeys
 from shared.redis_keys import RedisKeys
 from shared.settings import Settings, need
+from shared.tasks.catalog import CATALOG, RESERVED
+from shared.tasks.connection import connect as connect_tasks
 from shared.tasks.deadlines import DeadlineTasks
+from shared.tasks.endings import Endings
+from shared.tasks.payloads import Payloads
+from shared.tasks.routes import Routes
 from shared.tasks.sender import TaskSender
+from shared.tasks.task import Task
 
 EX_IOERR = 74  # sysexits.h
 
@@ -39,51 +49,108 @@ class Services(NamedTuple):
     breaker: Breaker
     broker: TaskBroker
     sender: TaskSender
+    register: ExamRegister
     exams: ExamStore
     digests: DigestStore
-    register: ExamRegister
+    idempotency: IdempotencyKeys
+    payloads: Payloads
+    tasks: Mapping[str, Task[..., Any]]
 
 
-def for_callers(settings: Settings, clock: Clock | None = None) -> Services:
+def for_callers(
+    settings: Settings, clock: Clock | None = None, tasks: Sequence[Task[..., Any]] = tuple(CATALOG.values())
+) -> Services:
     """For the API and the scheduler, where somebody waits for Redis's answer. `clock`: the machine's, unless given."""
     breaker = Breaker()
     client = impatient_client(settings.redis_url)
     keys = RedisKeys(settings.namespace)
-    broker = TaskBroker(Engine(Asking(through_pool(client), keys, breaker.call), settings.result_keep), client, keys)
-    return _services(settings, clock or SystemClock(), client, breaker, broker)
+    engine = Engine(Asking(through_pool(client), keys, breaker.call), settings.result_keep)
+    return _services(settings, clock or SystemClock(), client, keys, breaker, engine, tasks)
 
 
-def for_worker(settings: Settings, clock: Clock | None = None) -> Services:
-    """For a worker, which waits for Redis."""
+def for_worker(
+    settings: Settings,
+    clock: Clock | None = None,
+    tasks: Sequence[Task[..., Any]] = tuple(CATALOG.values()),
+    *,
+    is_child: bool = False,
+) -> Services:
+    """For a worker, which waits for Redis; or a child process of one that has had its settings and stores checked."""
     client = patient_client(settings.redis_url)
     keys = RedisKeys(settings.namespace)
-    broker = TaskBroker(Engine(Asking(through_pool(client), keys), settings.result_keep), client, keys, [Retries()])
-    return _services(settings, clock or SystemClock(), client, Breaker(), broker)
+    engine = Engine(Asking(through_pool(client), keys), settings.result_keep)
+    return _services(settings, clock or SystemClock(), client, keys, Breaker(), engine, tasks, is_child=is_child)
+
+
+def connect(environ: Mapping[str, str] = os.environ) -> Services:
+    """For a program that sends tasks of the catalog: from here on `task.delay(...)` works in this process."""
+    services = for_callers(Settings.from_environ(environ))
+    connect_tasks(services.sender)
+    return services
+
+
+def routes_of(settings: Settings, tasks: Sequence[Task[..., Any]] = tuple(CATALOG.values())) -> Routes:
+    """Which task goes to which queue."""
+    return Routes(tasks, settings.routes, RESERVED)
+
+
+def engine_to_look_at(settings: Settings) -> Engine:
+    """For whoever looks at queues again and again, and has other things to do where Redis is away."""
+    client = impatient_client(settings.redis_url)
+    return Engine(Asking(through_pool(client), RedisKeys(settings.namespace)), settings.result_keep)
 
 
 def _services(
-    settings: Settings, clock: Clock, client: "redis.Redis", breaker: Breaker, broker: TaskBroker
+    settings: Settings,
+    clock: Clock,
+    client: "redis.Redis",
+    keys: RedisKeys,
+    breaker: Breaker,
+    engine: Engine,
+    tasks: Sequence[Task[..., Any]],
+    *,
+    is_child: bool = False,
 ) -> Services:
-    for name in settings.unknown:
-        _log.warning("unknown_setting", name=name)
-    sender = TaskSender(broker)
-    exams, digests = open_stores(need(settings.store, "STORE"))
-    alarm = DeadlineTasks(sender, broker.engine, settings.settle_margin)
-    register = ExamRegister(exams, alarm, clock, settings.settle_margin)
-    return Services(settings, clock, client, breaker, broker, sender, exams, digests, register)
+    root = need(settings.store, "STORE")
+    if is_child:
+        stores = _stores(root, clock)
+    else:
+        for name in settings.unknown:
+            _log.warning("unknown_setting", name=name)
+        stores = open_stores(root, clock)
+    middleware = [AutoRetries(), Callbacks(), Chains(), GroupCalls(engine)]
+    broker = TaskBroker(engine, client, keys, middleware, stores.payloads)
+    sender = TaskSender(broker, routes_of(settings, tasks), Endings(client, keys), clock)
+    alarm = DeadlineTasks(sender, engine, settings.settle_margin)
+    register = ExamRegister(stores.exams, alarm, clock, settings.settle_margin)
+    by_name = {task.name: task for task in tasks}
+    return Services(settings, clock, client, breaker, broker, sender, register, *stores, by_name)
 
 
-def open_stores(root: str) -> tuple[FileExamStore, FileDigestStore]:
+class Stores(NamedTuple):
+    """What lies below one folder."""
+
+    exams: FileExamStore
+    digests: FileDigestStore
+    idempotency: IdempotencyKeys
+    payloads: Payloads
+
+
+def open_stores(root: str, clock: Clock) -> Stores:
     """Raises SettingsError where the folder cannot be used, or its file system cannot keep the store's promises."""
-    disk = Disk(root, halt)
-    exams = FileExamStore(disk)
-    digests = FileDigestStore(disk, exams)
+    stores = _stores(root, clock)
     try:
-        exams.prepare()
-        digests.prepare()
+        for store in stores:
+            store.prepare()
     except StoreUnavailable as error:
         raise SettingsError(f"INVIGIL_STORE: {root} cannot be used: {error}") from error
-    return exams, digests
+    return stores
+
+
+def _stores(root: str, clock: Clock) -> Stores:
+    disk = Disk(root, halt)
+    exams = FileExamStore(disk)
+    return Stores(exams, FileDigestStore(disk, exams), IdempotencyKeys(disk, clock), Payloads(disk))
 
 
 def halt(error: OSError) -> NoReturn:

@@ -13,6 +13,7 @@ from typing import TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from shared.errors import SettingsError
+from shared.tasks.routes import Rule
 
 PREFIX = "INVIGIL_"
 WEEK = timedelta(days=7)
@@ -34,6 +35,7 @@ class Settings:
     sweep_period: timedelta
     settle_margin: timedelta
     result_keep: timedelta
+    routes: tuple[Rule, ...]
     mail_url: SplitResult | None
     mail_from: Address | None
     mail_to: tuple[Address, ...]
@@ -57,6 +59,7 @@ class Settings:
             sweep_period=reader.read("SWEEP_SECONDS", _seconds, "10"),
             settle_margin=reader.read("SETTLE_MARGIN_MS", _margin, "0"),
             result_keep=reader.read("RESULT_SECONDS", _seconds, "86400"),
+            routes=reader.read("ROUTES", _routes, ""),
             mail_url=reader.read_optional("MAIL_URL", _mail_url),
             mail_from=reader.read_optional("MAIL_FROM", _address),
             mail_to=reader.read("MAIL_TO", _addresses, ""),
@@ -197,6 +200,14 @@ def _bind(text: str) -> str:
     return text
 
 
+def _routes(text: str) -> tuple[Rule, ...]:
+    rules = [part.strip() for part in text.split(",") if part.strip()]
+    matches = [re.fullmatch(r"([a-z0-9_*?]{1,100})=([a-z0-9][a-z0-9_-]{0,40})", rule) for rule in rules]
+    if not all(matches):
+        raise ValueError
+    return tuple(Rule(match[1], match[2]) for match in matches if match)
+
+
 def _log_format(text: str) -> str:
     if text not in ("json", "console"):
         raise ValueError
@@ -214,5 +225,6 @@ _ALLOWED: dict[Callable[[str], object], str] = {
     _address: "one mail address, such as invigil@example.org",
     _addresses: "mail addresses separated by commas",
     _bind: "host:port, such as 127.0.0.1:8000",
+    _routes: "task=queue, separated by commas; the task's name may hold * and ?, such as report_*=slow",
     _log_format: "json or console",
 }

@@ -1,81 +1,89 @@
 """Every task, declared once and without its body: whoever sends one needs this and not the code that runs it.
 
-The bodies are in worker/actors/; a worker that lacks one for a queue of its own does not start.
+The bodies are in worker/actors/; a worker that lacks one does not start. docs/tasks.md shows how to add a task.
 """
 
-from dataclasses import dataclass
 from datetime import timedelta
+from typing import Annotated, Any
 
-from shared.broker.record import USUAL_PRIORITY
+from msgspec import Meta
 
+from shared.errors import TimeLimitExceeded, WorkerLost
+from shared.tasks.task import Task, task
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """A unit of background work. A run that exceeds `time_limit` or raises is tried again up to `max_retries` times,
-    after pauses that double from `min_backoff` to `max_backoff`.
+LONGEST_MESSAGE = 10_000  # characters
 
-    `priority`: 0 to 9 in its queue, 9 first. `together`: how many of these one run of the body may take; it is then
-    given a list. `keep`: how long it is known how one ended, where that is not as long as INVIGIL_RESULT_SECONDS says.
-    """
-
-    name: str
-    queue: str
-    time_limit: timedelta
-    max_retries: int
-    min_backoff: timedelta
-    max_backoff: timedelta
-    priority: int = USUAL_PRIORITY
-    together: int = 1
-    keep: timedelta | None = None
+EXAMS = "exams"
+SWEPT_WITHIN = timedelta(seconds=30)
 
 
-MARK_ABSENT = Task(
-    name="mark_absent",
-    queue="exams",
+@task(
+    queue=EXAMS,
     # A settle takes milliseconds and may wait 2 s for its instant; ten seconds mean that the disk hangs.
     time_limit=timedelta(seconds=10),
+    in_thread=True,
     # Six tries in about half a minute bridge a full disk that is being cleared; after that the sweep goes on trying.
+    autoretry_for=(Exception, TimeLimitExceeded),
     max_retries=5,
-    min_backoff=timedelta(seconds=1),
     max_backoff=timedelta(seconds=15),
     # One sync of a folder makes many outcomes last. A hundred take some 20 ms.
     together=100,
     # The exam itself says for good how it ended.
     keep=timedelta(hours=1),
 )
-SWEEP = Task(
-    name="sweep",
-    queue="exams",
-    # 500 markers at about 1 ms each, with room for a slow disk.
-    time_limit=timedelta(seconds=30),
-    # The scheduler emits the next one in seconds; a retry would only run beside it.
-    max_retries=0,
-    min_backoff=timedelta(seconds=1),
-    max_backoff=timedelta(seconds=1),
+def mark_absent(pk: str) -> None:
+    """Ends an exam at its deadline unless it has ended before."""
+
+
+@task(
+    queue=EXAMS,
+    # 500 markers at about 1 ms each, with room for a slow disk. The scheduler emits the next one in seconds; a retry
+    # would only run beside it.
+    time_limit=SWEPT_WITHIN,
+    in_thread=True,
     priority=9,
     keep=timedelta(hours=1),
 )
-SEND_DIGEST = Task(
-    name="send_digest",
+def sweep() -> None:
+    """Settles overdue exams and finishes what crashes left."""
+
+
+@task(
     queue="mail",
     # Above the 30 s that one SMTP command may take, for a handful of recipients.
     time_limit=timedelta(minutes=5),
     # 5 s doubling to 5 min: some 15 minutes, in which a mail server restarts. Every later digest first sends what
     # is still unsent, so nothing is lost when they run out.
+    autoretry_for=(Exception, TimeLimitExceeded, WorkerLost),
     max_retries=8,
     min_backoff=timedelta(seconds=5),
     max_backoff=timedelta(minutes=5),
 )
-PRINT_MESSAGE = Task(
-    name="print_message",
-    queue="default",
-    # The wait may be set to anything up to a week; what follows it takes no time.
-    time_limit=timedelta(days=7, minutes=1),
+def send_digest(window: str) -> None:
+    """Mails which exams have ended."""
+
+
+@task(
+    # Tens of thousands of files take seconds. A run that a slow disk holds up ends before the next one is due, which
+    # finds what is left; two at once would do no harm.
+    time_limit=timedelta(minutes=30),
+    in_thread=True,
+    keep=timedelta(hours=1),
+)
+def clear_away() -> None:
+    """Removes large values of tasks that nobody knows any more, and idempotency keys that are no longer valid."""
+
+
+@task(
+    is_public=True,
     # Only a closed console can fail it.
-    max_retries=3,
-    min_backoff=timedelta(seconds=1),
+    autoretry_for=(OSError,),
     max_backoff=timedelta(seconds=15),
 )
+def print_message(message: Annotated[str, Meta(min_length=1, max_length=LONGEST_MESSAGE)]) -> None:
+    """Prints a message on the worker's console after a while."""
 
-CATALOG = (MARK_ABSENT, SWEEP, SEND_DIGEST, PRINT_MESSAGE)
-QUEUES = tuple(dict.fromkeys(task.queue for task in CATALOG))
+
+CATALOG: dict[str, Task[..., Any]] = {each.name: each for each in list(vars().values()) if isinstance(each, Task)}
+RESERVED = (EXAMS,)
+QUEUES = tuple(dict.fromkeys(each.queue for each in CATALOG.values()))

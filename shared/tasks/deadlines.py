@@ -8,7 +8,7 @@ import structlog
 from shared.broker.engine import Engine
 from shared.errors import BrokerUnavailable, TaskIdTaken
 from shared.exams.model import Exam
-from shared.tasks.catalog import MARK_ABSENT
+from shared.tasks.catalog import mark_absent
 from shared.tasks.sender import Sending, TaskSender
 
 _log = structlog.get_logger(__name__)
@@ -25,13 +25,13 @@ class DeadlineTasks:
     def set(self, exams: Sequence[Exam]) -> None:
         try:
             self._sender.send_many(
-                [Sending(MARK_ABSENT, (exam.pk,), exam.task_id, exam.deadline_at + self._margin) for exam in exams]
+                [Sending(mark_absent, (exam.pk,), exam.task_id, exam.deadline_at + self._margin) for exam in exams]
             )
         except (BrokerUnavailable, TaskIdTaken) as error:
             _log.warning("deadline_not_set", exams=len(exams), why=str(error))
 
     def cancel(self, exams: Sequence[Exam]) -> None:
         try:
-            self._engine.cancel([exam.task_id for exam in exams], keep=MARK_ABSENT.keep)
+            self._engine.cancel([exam.task_id for exam in exams], keep=mark_absent.keep)
         except BrokerUnavailable as error:
             _log.warning("deadline_not_cancelled", exams=len(exams), why=str(error))

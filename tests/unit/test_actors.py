@@ -8,14 +8,15 @@ from threading import Event
 
 import pytest
 
-from shared.broker.interrupts import Revoked
-from shared.errors import SettingsError, StoreDamaged, StoreUnavailable
+from shared.broker.interrupts import Revoked, in_child
+from shared.errors import Ignore, SettingsError, StoreDamaged, StoreUnavailable
 from shared.exams.model import Status
 from shared.exams.pk import new_pk
 from shared.exams.register import ExamRegister
 from shared.services import for_callers, for_worker
 from shared.settings import Settings
-from shared.tasks.catalog import CATALOG, MARK_ABSENT, QUEUES, SWEEP
+from shared.tasks import catalog
+from shared.tasks.catalog import CATALOG, QUEUES
 from shared.tasks.sender import TaskSender
 from tests.support.clock import ManualClock
 from tests.support.disk import WatchedDisk
@@ -23,8 +24,9 @@ from tests.support.exam_files import AlarmLog, a_result, a_start, open_process, 
 from tests.support.redis_server import PrivateRedis
 from tests.support.tasks import TasksInRedis
 from tests.support.waiting import eventually
-from worker.actors import BODIES, declare_actors
 from worker.actors.exams import mark_absent, sweep
+from worker.bodies import bodies_of_catalog
+from worker.declaring import declare_actors
 
 WITHIN_S = 10
 
@@ -78,44 +80,85 @@ class ScriptedRegister(ExamRegister):
 
 def test_every_task_has_exactly_one_body() -> None:
     """No task without a body, no body without a task, no name twice."""
-    assert set(BODIES) == set(CATALOG)
-    assert len({task.name for task in CATALOG}) == len(CATALOG)
+    assert {name: body.task for name, body in bodies_of_catalog().items()} == CATALOG
 
 
-@pytest.mark.parametrize("queues", [QUEUES, ("exams",), ("default", "mail")])
-def test_a_worker_declares_the_tasks_of_its_queues_and_no_others(tmp_path: Path, queues: tuple[str, ...]) -> None:
+FOR_EXAMS = {"mark_absent", "sweep"}
+FOR_OTHERS = set(CATALOG) - FOR_EXAMS  # a call may send each of them to any queue but that of the exams
+
+
+@pytest.mark.parametrize(
+    ("queues", "names"),
+    [
+        (QUEUES, set(CATALOG)),
+        (("exams",), FOR_EXAMS),
+        (("default", "mail"), FOR_OTHERS),
+        (("default",), FOR_OTHERS),
+    ],
+)
+def test_a_worker_declares_the_tasks_that_may_come_by_its_queues_and_no_others(
+    tmp_path: Path, queues: tuple[str, ...], names: set[str]
+) -> None:
     """Each as the catalog says: queue, priority, limits; and that a run may be revoked is not taken for a failure."""
     services = for_worker(_settings(tmp_path))
-    declare_actors(services, queues)
+    declare_actors(services, bodies_of_catalog(), queues)
     declared = {
-        name: (actor.queue_name, actor.priority, actor.options) for name, actor in services.broker.actors.items()
+        name: (actor.queue_name, actor.priority, {**actor.options, "in_child": None})
+        for name, actor in services.broker.actors.items()
     }
     assert declared == {
-        task.name: (
+        name: (
             task.queue,
             -task.priority,
             {
                 "together": task.together,
-                "time_limit": task.time_limit.total_seconds() * 1000,
+                "time_limit": task.time_limit and task.time_limit.total_seconds() * 1000,
+                "in_child": None,
+                "autoretry_for": task.autoretry_for,
                 "max_retries": task.max_retries,
                 "min_backoff": task.min_backoff.total_seconds() * 1000,
                 "max_backoff": task.max_backoff.total_seconds() * 1000,
-                "throws": (Revoked,),
+                "throws": (Ignore, Revoked),
             }
             | ({} if task.keep is None else {"result_ttl": task.keep.total_seconds() * 1000}),
         )
-        for task in CATALOG
-        if task.queue in queues
+        for name, task in CATALOG.items()
+        if name in names
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "by_itself", "with_a_limit"),
+    [("mark_absent", False, None), ("sweep", False, None), ("send_digest", True, True), ("print_message", False, True)],
+)
+def test_a_task_runs_in_a_child_process_if_it_has_a_limit_or_its_call_has(
+    tmp_path: Path, name: str, by_itself: bool, with_a_limit: bool | None
+) -> None:
+    """None: no call of it may have one."""
+    services = for_worker(_settings(tmp_path))
+    declare_actors(services, bodies_of_catalog(), QUEUES)
+    actor = services.broker.actors[name]
+    assert in_child(actor.options, actor.message()) is by_itself
+    if with_a_limit is not None:
+        assert in_child(actor.options, actor.message_with_options(soft_time_limit=5)) is with_a_limit
+        assert in_child(actor.options, actor.message_with_options(time_limit=5)) is with_a_limit
+
+
+def test_rules_of_the_settings_move_a_task_to_another_queue(tmp_path: Path) -> None:
+    """Its worker is the one of that queue; what is reserved for exams stays where it is."""
+    services = for_worker(_settings(tmp_path, ROUTES="print_*=slow,mark_*=slow,sweep=slow"))
+    declare_actors(services, bodies_of_catalog(), ["slow"])
+    homes = {name: actor.queue_name for name, actor in services.broker.actors.items()}
+    assert homes == {name: CATALOG[name].queue for name in FOR_OTHERS} | {"print_message": "slow"}
 
 
 @pytest.mark.parametrize("missing", ["MAIL_URL", "MAIL_FROM", "MAIL_TO"])
 def test_a_worker_for_mail_needs_to_know_where_it_goes(tmp_path: Path, missing: str) -> None:
     """The setting is named; a worker of other queues can do without."""
-    services = for_worker(_settings(tmp_path, without=missing))
+    settings = _settings(tmp_path, without=missing)
     with pytest.raises(SettingsError, match=f"INVIGIL_{missing}"):
-        declare_actors(services, ["mail"])
-    declare_actors(services, ["exams", "default"])
+        declare_actors(for_worker(settings), bodies_of_catalog(), ["mail"])
+    declare_actors(for_worker(settings), bodies_of_catalog(), ["exams", "default"])
 
 
 # mark_absent
@@ -160,7 +203,7 @@ def test_a_task_that_is_much_too_early_sends_itself_again(
     mark_absent(register, sender, margin)([exam.pk])
     assert (clock.waits, register.read(exam.pk).status) == ([], Status.STARTED)
     ((again, due_at),) = tasks.due("exams")
-    assert (again.actor_name, again.args, again.message_id) == (MARK_ABSENT.name, (exam.pk,), exam.task_id)
+    assert (again.actor_name, again.args, again.message_id) == (catalog.mark_absent.name, (exam.pk,), exam.task_id)
     assert due_at == exam.deadline_at + margin
 
 
@@ -228,9 +271,9 @@ def test_a_sweep_sends_itself_again_while_work_is_left(
     register = ScriptedRegister(True, False)
     body = sweep(register, sender, clock)
     body()
-    assert sent(tasks) == [SWEEP.name]
+    assert sent(tasks) == [catalog.sweep.name]
     body()
-    assert sent(tasks) == [SWEEP.name]
+    assert sent(tasks) == [catalog.sweep.name]
 
 
 def test_a_sweep_runs_one_at_a_time(sender: TaskSender, tasks: TasksInRedis, clock: ManualClock) -> None:
@@ -267,7 +310,7 @@ def test_a_sweep_that_never_came_back_does_not_stop_later_ones(sender: TaskSende
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(body)
         assert register.has_begun.wait(WITHIN_S)
-        clock.move(seconds=SWEEP.time_limit.total_seconds())
+        clock.move(seconds=catalog.SWEPT_WITHIN.total_seconds())
         second = pool.submit(body)
         eventually(lambda: register.sweeps == 2, WITHIN_S, "the second sweep")
         register.may_end.set()

@@ -8,10 +8,22 @@ import structlog
 from shared.clock import Clock, rfc3339
 from shared.errors import ExamNotFound, InvigilError
 from shared.exams.register import ExamRegister
-from shared.tasks.catalog import MARK_ABSENT, SWEEP
+from shared.services import Services
+from shared.tasks import catalog
 from shared.tasks.sender import TaskSender
+from worker.bodies import made_for
 
 _log = structlog.get_logger(__name__)
+
+
+@made_for(catalog.mark_absent)
+def _mark_absent(services: Services) -> Callable[[Sequence[str]], None]:
+    return mark_absent(services.register, services.sender, services.settings.settle_margin)
+
+
+@made_for(catalog.sweep)
+def _sweep(services: Services) -> Callable[[], None]:
+    return sweep(services.register, services.sender, services.clock)
 
 
 def mark_absent(
@@ -27,7 +39,7 @@ def mark_absent(
             elif isinstance(exam, InvigilError):
                 failed.append(exam)
             elif not exam.is_decided:
-                sender.send(MARK_ABSENT, pk, task_id=exam.task_id, due=exam.deadline_at + settle_margin)
+                sender.send(catalog.mark_absent, pk, task_id=exam.task_id, due=exam.deadline_at + settle_margin)
         if failed:
             raise failed[0]  # each is tried again by itself
 
@@ -42,7 +54,7 @@ def sweep(register: ExamRegister, sender: TaskSender, clock: Clock) -> Callable[
         nonlocal began_at
         now = clock.now()
         # A run that has been ended by its time limit may not have come to say so. Two at once do no harm.
-        if began_at is not None and now - began_at < SWEEP.time_limit:
+        if began_at is not None and now - began_at < catalog.SWEPT_WITHIN:
             _log.info("sweep_skipped", running_since=rfc3339(began_at))
             return
         began_at = now
@@ -51,6 +63,6 @@ def sweep(register: ExamRegister, sender: TaskSender, clock: Clock) -> Callable[
         finally:
             began_at = None
         if is_more_left:
-            sender.send(SWEEP)
+            sender.send(catalog.sweep)
 
     return body

@@ -1,11 +1,20 @@
 """The body of the task that prints a message."""
 
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import BinaryIO
 
 from shared.clock import Clock
 from shared.one_line import breaks_a_line
+from shared.services import Services
+from shared.tasks import catalog
+from worker.bodies import made_for
+
+
+@made_for(catalog.print_message)
+def _print_message(services: Services) -> Callable[[str], None]:
+    return print_message(sys.stdout.buffer, services.clock, services.settings.message_delay)
 
 
 def print_message(console: BinaryIO, clock: Clock, delay: timedelta) -> Callable[[str], None]:
