@@ -5,7 +5,6 @@ its own and is started again when it dies; what an environment variable says win
 """
 
 import contextlib
-import ctypes
 import fcntl
 import importlib.util
 import os
@@ -17,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 from urllib.parse import quote
@@ -29,6 +29,7 @@ from api.whole_file import write_whole
 from shared.clock import SystemClock
 from shared.errors import InvigilError, NotAuthenticated
 from shared.settings import Settings, need
+from worker.process_tree import end_with
 
 LOOK_EVERY_S = 0.2
 RESTART_AFTER_S = 1.0  # a part that dies at once is not started in a tight loop, and is back within 2 s
@@ -37,9 +38,6 @@ SOCKET_PATH_LIMIT = 100  # of the 107 bytes that a unix socket's address can hol
 
 PYTHON = sys.executable
 GUNICORN = str(Path(PYTHON).with_name("gunicorn"))
-
-_PR_SET_PDEATHSIG = 1  # prctl(2)
-_libc = ctypes.CDLL(None)
 
 
 class Part:
@@ -63,7 +61,7 @@ class Part:
             self._start_at = now + RESTART_AFTER_S
         if now >= self._start_at:
             self._process = subprocess.Popen(
-                self._command, env=self._environ, start_new_session=True, preexec_fn=_end_with_launcher
+                self._command, env=self._environ, start_new_session=True, preexec_fn=partial(end_with, os.getpid())
             )
 
     def ask_to_stop(self) -> None:
@@ -87,11 +85,6 @@ class Part:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _end_with_launcher() -> None:
-    """Runs in each part before its program: should the launcher be killed, the kernel asks the part to end."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 def main() -> None:
     os.chdir(Path(__file__).parent)
     var = Path(os.environ.get("INVIGIL_VAR", "var")).absolute()
@@ -104,10 +97,11 @@ def main() -> None:
     stopping: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda signum, _: stopping.append(signum))
+    tasks = ["--queues", "default,mail", "--threads", "16", "--autoscale", "4,1"]
     parts = [
         Part("API", [GUNICORN, "-c", "api/gunicorn.conf.py", "api.asgi:app"], environ),
         Part("exams worker", [PYTHON, "-m", "worker", "--queues", "exams"], environ),
-        Part("worker", [PYTHON, "-m", "worker", "--queues", "default,mail", "--threads", "16"], environ),
+        Part("worker", [PYTHON, "-m", "worker", *tasks], environ),
         Part("scheduler", [PYTHON, "-m", "scheduler"], environ),
     ]
     redis_parts = [Part("Redis", redis_command, environ)] if redis_command else []
