@@ -4,6 +4,8 @@ import socket
 
 from shared.errors import SettingsError
 
+CONNECTIONS = 10_000  # a process; more are answered 503 at once, before they use up its file descriptors
+
 
 def check_free(bind: str) -> None:
     """Raises SettingsError where `host:port` cannot be had, such as when another program listens there.

@@ -22,15 +22,18 @@ Answer = TypeVar("Answer")
 class Batches(Generic[Item, Answer]):
     """Runs `work` in a thread of its own; it answers each item in order, with an exception where that item failed."""
 
-    def __init__(self, name: str, work: Callable[[Sequence[Item]], Sequence[Answer | Exception]]) -> None:
+    def __init__(
+        self, name: str, work: Callable[[Sequence[Item]], Sequence[Answer | Exception]], waiting: int = WAITING
+    ) -> None:
         self._work = work
+        self._most_waiting = waiting
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
         self._is_running = False  # a batch is under way, or about to begin
 
     async def do(self, item: Item) -> Answer:
         """The item's own answer. Raises its exception, the batch's, or Unavailable when too much is waiting."""
-        if len(self._waiting) >= WAITING:
+        if len(self._waiting) >= self._most_waiting:
             raise Unavailable("too many requests are waiting")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()

@@ -9,6 +9,7 @@ import structlog
 from gunicorn.glogging import Logger
 
 from api.address import check_free
+from shared.clock import SystemClock
 from shared.errors import SettingsError
 from shared.logs import configure_logs
 from shared.services import open_stores
@@ -17,7 +18,7 @@ from shared.settings import Settings, need
 try:
     _settings = Settings.from_environ(os.environ)
     need(_settings.keys, "KEYS")
-    open_stores(need(_settings.store, "STORE"))
+    open_stores(need(_settings.store, "STORE"), SystemClock())
 except SettingsError as error:
     sys.exit(f"api: {error}")
 

@@ -3,8 +3,9 @@
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Literal
 
+import msgspec
 import redis
 
 from api.keys import KeyFile
@@ -17,11 +18,32 @@ LARGEST_OFFSET = timedelta(milliseconds=250)
 KEPT_S = 1.0  # probes of an orchestrator and of a load balancer cost one write a second
 
 
-class Health(NamedTuple):
-    """`checks` has one entry a dependency: a `status`, and what is wrong where something is."""
+class Check(msgspec.Struct):
+    """How a dependency is, and what is wrong where something is."""
 
-    is_ready: bool
-    checks: dict[str, dict[str, object]]
+    status: Literal["ok", "degraded", "failing"]
+    detail: str | None
+
+
+class ClockCheck(msgspec.Struct):
+    """How far this host's clock is off Redis's; null while that cannot be asked."""
+
+    status: Literal["ok", "failing"]
+    offset_ms: int | None
+
+
+class Checks(msgspec.Struct):
+    """Each dependency."""
+
+    store: Check
+    keys: Check
+    redis: Check
+    clock: ClockCheck
+
+    @property
+    def is_ready(self) -> bool:
+        """Redis is the alarm clock: without it exams go on, so it degrades and does not make unready."""
+        return all(check.status == "ok" for check in (self.store, self.keys, self.clock))
 
 
 class HealthCheck:
@@ -42,42 +64,43 @@ class HealthCheck:
         self._breaker = breaker
         self._clock = clock
         self._monotonic = monotonic
-        self._last: tuple[float, Health] | None = None
+        self._last: tuple[float, Checks] | None = None
 
-    def look(self) -> Health:
+    def look(self) -> Checks:
         now = self._monotonic()
         if self._last is None or now - self._last[0] >= KEPT_S:
             self._last = (now, self._look())
         return self._last[1]
 
-    def _look(self) -> Health:
-        checks = {"store": self._check(self._store.check_writable), "keys": self._check(self._keys.keys)}
-        checks["redis"], offset = self._redis()
-        checks["clock"] = _clock(offset)
-        # Redis is the alarm clock: without it exams go on, so it degrades and does not make unready.
-        is_ready = all(checks[name]["status"] == "ok" for name in ("store", "keys", "clock"))
-        return Health(is_ready, checks)
+    def _look(self) -> Checks:
+        redis_check, offset = self._redis()
+        return Checks(
+            store=_probe(self._store.check_writable),
+            keys=_probe(self._keys.keys),
+            redis=redis_check,
+            clock=_clock(offset),
+        )
 
-    def _check(self, probe: Callable[[], object]) -> dict[str, object]:
-        try:
-            probe()
-        except StoreUnavailable as error:
-            return {"status": "failing", "detail": str(error)}
-        return {"status": "ok"}
-
-    def _redis(self) -> tuple[dict[str, object], timedelta | None]:
+    def _redis(self) -> tuple[Check, timedelta | None]:
         before = self._clock.now()
         try:
             seconds, micros = self._breaker.call(self._client.time)
         except BrokerUnavailable as error:
-            return {"status": "degraded", "detail": str(error)}, None
+            return Check("degraded", str(error)), None
         middle = before + (self._clock.now() - before) / 2
-        return {"status": "ok"}, middle - from_ms(seconds * 1000 + micros // 1000)
+        return Check("ok", None), middle - from_ms(seconds * 1000 + micros // 1000)
 
 
-def _clock(offset: timedelta | None) -> dict[str, object]:
+def _probe(probe: Callable[[], object]) -> Check:
+    try:
+        probe()
+    except StoreUnavailable as error:
+        return Check("failing", str(error))
+    return Check("ok", None)
+
+
+def _clock(offset: timedelta | None) -> ClockCheck:
     """This host's clock against Redis's, the one clock that all hosts share. Unknown counts as right."""
     if offset is None:
-        return {"status": "ok", "offset_ms": None}
-    is_right = abs(offset) <= LARGEST_OFFSET
-    return {"status": "ok" if is_right else "failing", "offset_ms": offset // MILLISECOND}
+        return ClockCheck("ok", None)
+    return ClockCheck("ok" if abs(offset) <= LARGEST_OFFSET else "failing", offset // MILLISECOND)

@@ -20,10 +20,10 @@ from typing import Literal
 
 import msgspec
 
-from api.texts import text_error
 from api.whole_file import write_whole
 from shared.clock import SystemClock, rfc3339
 from shared.errors import FieldError, InvalidInput, NotAuthenticated, SettingsError, StoreUnavailable
+from shared.one_line import breaks_a_line
 from shared.settings import Settings, need
 
 Scope = Literal["exams:read", "exams:write", "tasks:read", "tasks:write", "admin"]
@@ -145,8 +145,10 @@ def _scopes(text: str) -> tuple[Scope, ...]:
 
 
 def _name(text: str) -> str:
-    if message := text_error(text, NAME_LIMIT):
-        raise argparse.ArgumentTypeError(message)
+    if not 1 <= len(text) <= NAME_LIMIT:
+        raise argparse.ArgumentTypeError(f"must have 1 to {NAME_LIMIT} characters")
+    if any(map(breaks_a_line, text)):
+        raise argparse.ArgumentTypeError("must be one line without control characters")
     return text
 
 

@@ -1,51 +1,50 @@
 """The query string of `GET /v1/exams`, and its cursor: the pk at which the page before ended."""
 
 import base64
-import binascii
-import re
 import uuid
-from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Annotated
 
 import msgspec
 
-from api.texts import TEXT_LIMIT, text_error
-from shared.errors import FieldError, InvalidInput
+from api.bodies import Query
+from api.fields import InstantGiven, Line
 from shared.exams.model import Status
 from shared.exams.pk import is_pk
 from shared.exams.register import ListQuery, Page
 
-LIST_PARAMETERS = ("status", "candidate", "started_from", "started_to", "limit", "cursor")
 DEFAULT_LIMIT, LARGEST_LIMIT = 50, 200
 
-T = TypeVar("T")
+Limit = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_LIMIT, description=f"a whole number from 1 to {LARGEST_LIMIT}")]
+Cursor = Annotated[
+    str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{22}(?!\n)$", description="the next_cursor of an earlier answer")
+]
 
 
-def list_query(parameters: Mapping[str, str]) -> ListQuery:
-    """Raises InvalidInput naming every parameter that cannot be used."""
-    errors: list[FieldError] = []
+class ExamsQuery(msgspec.Struct, kw_only=True):
+    """Which exams to list, newest first."""
 
-    def read(name: str, parse: Callable[[str], T]) -> T | None:
-        if name not in parameters:
-            return None
-        try:
-            return parse(parameters[name])
-        except ValueError as error:
-            errors.append(FieldError(name, str(error)))
-            return None
+    status: Annotated[Status, msgspec.Meta(description=f"one of {', '.join(Status)}")] | None = None
+    candidate: Line | None = None
+    started_from: InstantGiven | None = None
+    started_to: InstantGiven | None = None
+    cursor: Cursor | None = None
+    limit: Limit = DEFAULT_LIMIT
 
-    wanted = ListQuery(
-        status=read("status", _status),
-        candidate=read("candidate", _candidate),
-        started_from=read("started_from", _instant),
-        started_to=read("started_to", _instant),
-        before=read("cursor", _before),
-        limit=read("limit", _limit) or DEFAULT_LIMIT,
+
+EXAMS_QUERY = Query(ExamsQuery)
+
+
+def wanted(query: ExamsQuery) -> ListQuery:
+    """Raises InvalidInput for a cursor of nobody's, and for an instant that its offset moves out of the calendar."""
+    return ListQuery(
+        status=query.status,
+        candidate=query.candidate,
+        started_from=_utc("started_from", query.started_from),
+        started_to=_utc("started_to", query.started_to),
+        before=_before(query.cursor),
+        limit=query.limit,
     )
-    if errors:
-        raise InvalidInput(*errors)
-    return wanted
 
 
 def cursor(page: Page) -> str | None:
@@ -55,39 +54,17 @@ def cursor(page: Page) -> str | None:
     return base64.urlsafe_b64encode(uuid.UUID(page.next_before).bytes).decode().rstrip("=")
 
 
-def _before(text: str) -> str:
-    try:
-        pk = str(uuid.UUID(bytes=base64.b64decode(f"{text}==", altchars=b"-_", validate=True)))
-    except (ValueError, binascii.Error):
-        pk = ""
-    if len(text) != 22 or not is_pk(pk):
-        raise ValueError("must be the next_cursor of an earlier answer")
+def _before(text: str | None) -> str | None:
+    if text is None:
+        return None
+    pk = str(uuid.UUID(bytes=base64.urlsafe_b64decode(f"{text}==")))
+    if not is_pk(pk):
+        raise EXAMS_QUERY.bad("cursor")
     return pk
 
 
-def _status(text: str) -> Status:
-    if text not in set(Status):
-        raise ValueError(f"must be one of {', '.join(Status)}")
-    return Status(text)
-
-
-def _candidate(text: str) -> str:
-    if message := text_error(text, TEXT_LIMIT):
-        raise ValueError(message)
-    return text
-
-
-def _instant(text: str) -> datetime:
+def _utc(name: str, instant: datetime | None) -> datetime | None:
     try:
-        instant = msgspec.convert(text, datetime)
-        if instant.tzinfo is not None:
-            return instant.astimezone(UTC)
-    except (msgspec.ValidationError, OverflowError):  # an offset may lead out of the years 1 to 9999
-        pass
-    raise ValueError("must be an instant such as 2026-11-20T10:45:00Z (a + in an offset is written %2B)")
-
-
-def _limit(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= LARGEST_LIMIT:
-        raise ValueError(f"must be a whole number from 1 to {LARGEST_LIMIT}")
-    return int(text)
+        return None if instant is None else instant.astimezone(UTC)
+    except OverflowError as error:
+        raise EXAMS_QUERY.bad(name) from error

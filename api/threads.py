@@ -8,6 +8,7 @@ from typing import ParamSpec, TypeVar
 from shared.errors import Unavailable
 
 READERS = 4  # reading is mostly waiting for the disk; more threads would only wait for the interpreter lock
+CALLERS = 8  # of Redis, which answers within a ms; some read or write a file too
 WAITING = 200  # as many lists as are answered in some seconds
 
 P = ParamSpec("P")

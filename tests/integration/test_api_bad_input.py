@@ -1,7 +1,8 @@
 """Bad input over REST: always a 4xx problem that names what is wrong, and nothing has changed."""
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,7 @@ from tests.support.redis_server import PrivateRedis
 BODY_LIMIT = 64 * 1024
 BRACKETS = 60_000  # fit into a body; 100,000 are refused for their size alone
 
-TEXT = "must be a text of 1 to 200 characters, or null"
-LENGTH = "must have 1 to 200 characters"
-ONE_LINE = "must be one line without control characters"
+LINE = "must be one line of 1 to 200 characters, none of them a control character, or null"
 DURATION = "must be a number of seconds from 1 to 604800, or null"
 MESSAGE = "must be a text of 1 to 10000 characters"
 STATUS = 'must be "pass" or "fail"'
@@ -55,6 +54,10 @@ def refused(api: Api, method: str, path: str, body: bytes | None = None, **heade
     answer = api.call(method, path, body=body, headers={name.replace("_", "-"): text for name, text in headers.items()})
     assert api.state() == before
     return answer
+
+
+def names(count: int, name: Callable[[int], str]) -> bytes:
+    return b"{%s}" % b",".join(b'"%s":1' % name(number).encode() for number in range(count))
 
 
 def nested(opening: bytes, closing: bytes, depth: int) -> bytes:
@@ -126,7 +129,7 @@ def test_a_missing_body_is_asked_for(api: Api, pk: str, method: str, path: str) 
     [
         (b"[" * BRACKETS, "body", OBJECT),
         (nested(b"[", b"]", BRACKETS // 2), "body", OBJECT),
-        (b'{"candidate":' + b"[" * BRACKETS, "candidate", TEXT),
+        (b'{"candidate":' + b"[" * BRACKETS, "candidate", LINE),
         (b'{"duration_s":' + nested(b"[", b"]", BRACKETS // 2) + b"}", "duration_s", DURATION),
         (b'{"unknown":' + b"[" * BRACKETS, "unknown", NO_SUCH_FIELD),
         (b'{"unknown":' + nested(b"[", b"]", BRACKETS // 2) + b"}", "unknown", NO_SUCH_FIELD),
@@ -175,13 +178,13 @@ def in_field(name: str, values: list[bytes], message: str) -> list[tuple[bytes, 
 
 BAD_STARTS = [
     *[(body, "body", OBJECT) for body in NOT_OBJECTS],
-    *in_field("candidate", NO_TEXT, TEXT),
-    *in_field("title", NO_TEXT, TEXT),
+    *in_field("candidate", NO_TEXT, LINE),
+    *in_field("title", NO_TEXT, LINE),
     *in_field("duration_s", NO_NUMBER + NO_DURATION, DURATION),
-    *in_field("candidate", [b'""', b'"%s"' % (b"x" * 201), b'"%s"' % ("é" * 201).encode()], LENGTH),
-    *in_field("title", [b'""', b'"%s"' % (b"x" * 60_000)], LENGTH),
-    *in_field("candidate", [text.encode() for text in NO_LINE], ONE_LINE),
-    *in_field("title", [text.encode() for text in NO_LINE], ONE_LINE),
+    *in_field("candidate", [b'""', b'"%s"' % (b"x" * 201), b'"%s"' % ("é" * 201).encode()], LINE),
+    *in_field("title", [b'""', b'"%s"' % (b"x" * 60_000)], LINE),
+    *in_field("candidate", [text.encode() for text in NO_LINE], LINE),
+    *in_field("title", [text.encode() for text in NO_LINE], LINE),
     *[(b'{"%s":1}' % name, name.decode(), NO_SUCH_FIELD) for name in (b"pk", b"duration", b"Candidate", b"", b"a`b")],
     (b'{"%s":1}' % (b"x" * 3_000), "x" * 100, NO_SUCH_FIELD),
     (b'{"candidate":"a","candidate":"b"}', "candidate", ONCE),
@@ -232,8 +235,8 @@ def test_all_bad_values_are_named_at_once(api: Api) -> None:
     """A client repairs its request in one go."""
     body = b'{"candidate":"","title":"a\\nb","duration_s":0.5}'
     problem = problem_of(refused(api, "POST", "/v1/exams", body), 422, "invalid-input")
-    assert messages_of(problem) == {"candidate": LENGTH, "title": ONE_LINE, "duration_s": DURATION}
-    assert problem["detail"] == f"candidate: {LENGTH}; title: {ONE_LINE}; duration_s: {DURATION}"
+    assert messages_of(problem) == {"candidate": LINE, "title": LINE, "duration_s": DURATION}
+    assert problem["detail"] == f"candidate: {LINE}; title: {LINE}; duration_s: {DURATION}"
 
 
 # content types
@@ -367,6 +370,43 @@ def test_thousands_of_parameters_are_refused(api: Api) -> None:
     assert list(messages_of(problem)) == [f"p{number}" for number in range(20)]
 
 
+MANY_NAMES_TAKE_S = 0.3
+MANY_NAMES = [
+    *(names(6_000, name) for name in ("n{:04}".format, lambda number: f"n{number // 2:04}", lambda _: "again")),
+    *(
+        b'{"task":"print_message","kwargs":' + names(6_000, name) + b"}"
+        for name in ("n{:04}".format, lambda number: f"n{number // 2:04}", lambda _: "again")
+    ),
+    names(1, lambda _: "n" * 65_000),
+    b'{"task":"print_message","kwargs":' + names(1, lambda _: "n" * 65_000) + b"}",
+    b'{"task":"print_message","args":[' + b"1," * 31_000 + b"1]}",
+]
+
+
+@pytest.mark.parametrize("body", MANY_NAMES, ids=shortened)
+def test_thousands_of_names_are_refused(api: Api, body: bytes) -> None:
+    """In little time, though others wait meanwhile, and the answer stays short."""
+    assert 60_000 < len(body) <= BODY_LIMIT
+    began = time.process_time()
+    answer = api.call("POST", "/v1/tasks", body=body)
+    assert time.process_time() - began < MANY_NAMES_TAKE_S
+    problem = problem_of(answer, 422, "invalid-input")
+    assert len(messages_of(problem)) in (1, 2, 20)
+    assert len(answer.content) < 10_000
+
+
+def test_calls_without_a_body_take_none(api: Api, pk: str) -> None:
+    """400, not silence: what it says would seem to be done. An empty one is none."""
+    calls = [("GET", "/v1/exams"), ("DELETE", "/v1/tasks/x"), ("POST", "/v1/tasks/x/retry"), ("DELETE", "/v1/dead/x")]
+    for method, path in [*calls, ("GET", f"/v1/exams/{pk}")]:
+        for body in (b"{}", b'{"terminate":true}', b"x"):
+            problem = problem_of(refused(api, method, path, body), 400, "bad-request")
+            assert problem["detail"] == "this call takes no body"
+        problem = problem_of(refused(api, method, path, Transfer_Encoding="chunked"), 400, "bad-request")
+        assert problem["detail"] == "this call takes no body"
+        assert api.call(method, path, headers={"Content-Length": "0"}).status_code in (200, 404)
+
+
 def test_calls_without_parameters_take_none(api: Api, pk: str) -> None:
     """422, not silence: a filter in the wrong place would seem to work."""
     for method, path, body in (
@@ -398,7 +438,7 @@ ANY_VALUE = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT, inner, max_size=3),
     max_leaves=5,
 )
-FIELDS = st.sampled_from(["candidate", "title", "duration_s", "status", "message"])
+FIELDS = st.sampled_from(["candidate", "title", "duration_s", "status", "message", "task", "args", "kwargs"])
 ANY_JSON = (ANY_VALUE | st.dictionaries(FIELDS | ANY_TEXT, ANY_VALUE, max_size=3)).map(lambda v: json.dumps(v).encode())
 ANY_BODY = ANY_JSON | st.binary(max_size=60)
 NAMES = st.sampled_from(["status", "candidate", "started_from", "started_to", "limit", "cursor", "x"])
@@ -410,6 +450,9 @@ ANY_CALL = st.sampled_from(
         ("POST", "/v1/exams"),
         ("GET", "/v1/exams"),
         ("POST", "/v1/messages"),
+        ("POST", "/v1/tasks"),
+        ("POST", "/v1/tasks/x/retry"),
+        ("DELETE", "/v1/tasks/x"),
         ("PUT", f"/v1/exams/{new_pk(NOON)}/result"),
         ("GET", "/v1/exams/x"),
     ]

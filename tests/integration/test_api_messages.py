@@ -50,6 +50,18 @@ def test_an_empty_or_too_long_message_is_refused(api: Api, text: str) -> None:
     assert api.tasks.ready("default") == []
 
 
+def test_a_repeat_under_a_key_is_answered_with_the_same_task(api: Api) -> None:
+    """It is printed once; another text is refused."""
+    key = {"Idempotency-Key": "a"}
+    first, second = (api.call("POST", "/v1/messages", {"message": "once"}, headers=key) for _ in range(2))
+    assert (first.status_code, second.status_code, second.json) == (202, 202, first.json)
+    assert (first.headers.get("idempotent-replayed"), second.headers["idempotent-replayed"]) == (None, "true")
+    other = api.call("POST", "/v1/messages", {"message": "other"}, headers=key)
+    assert messages_of(problem_of(other, 422, "invalid-input")).keys() == {"Idempotency-Key"}
+    (message,) = api.tasks.ready("default")
+    assert (message.message_id, list(message.args)) == (first.json["id"], ["once"])
+
+
 def test_two_equal_messages_are_two_tasks(api: Api) -> None:
     """Each has an id of its own."""
     ids = {api.call("POST", "/v1/messages", {"message": "again"}).json["id"] for _ in range(2)}

@@ -14,6 +14,8 @@ from api.keys import SCOPES, KeyFile
 from shared.clock import Clock
 from shared.services import Services, for_callers
 from shared.settings import Settings
+from shared.tasks.catalog import CATALOG
+from shared.tasks.task import Task
 from tests.support.tasks import TasksInRedis
 
 
@@ -39,15 +41,36 @@ class TimedAnswer(NamedTuple):
     took_s: float
 
 
+class Staying:
+    """Clients that wait for their answer: Falcon's leave as soon as they have sent their request."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        async def receive_from_staying() -> Any:
+            event = await receive()
+            if event["type"] == "http.disconnect":
+                await asyncio.get_running_loop().create_future()
+            return event
+
+        await self._app(scope, receive_from_staying, send)
+
+
 class Api:
     """Up within its `with`."""
 
-    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
-        self.services: Services = for_callers(settings, clock)
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock | None = None,
+        tasks: Sequence[Task[..., Any]] = tuple(CATALOG.values()),
+    ) -> None:
+        self.services: Services = for_callers(settings, clock, tasks)
         self.tasks = TasksInRedis(self.services.redis, settings.namespace)
         self.keys = KeyFile(str(settings.keys))
         self._key = self.keys.new("tests", SCOPES, self.services.clock.now(), lifetime=None)
-        self._conductor = ASGIConductor(create_app(self.services))
+        self._conductor = ASGIConductor(Staying(create_app(self.services)))
         self._runner = asyncio.Runner()
 
     def __enter__(self) -> "Api":

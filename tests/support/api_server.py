@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 GUNICORN = str(Path(sys.executable).with_name("gunicorn"))
 STARTS_TRIED = 3  # another process may take the free port first
 ANSWER_WITHIN_S = 10
+END_WITHIN_S = 30
 
 
 class ApiServer:
@@ -71,7 +73,7 @@ class ApiServer:
         return "\r\n".join([*lines, *headers, "", ""]).encode("latin-1") + body
 
     def log(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._log.read_text().splitlines()]
+        return [json.loads(line) for line in self._log.read_bytes().splitlines()]  # of bytes: a path may have U+2028
 
     def logged(self, request_id: str) -> dict[str, Any]:
         """The line of the request with this id, once it is there."""
@@ -84,8 +86,22 @@ class ApiServer:
         assert line is not None
         return line
 
+    def worker_pid(self) -> int:
+        """The process that answers."""
+        assert self._process is not None
+        (pid,) = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        return int(pid)
+
     def is_alive(self) -> bool:
         return self.exchange(self.request("GET", "/livez")).startswith(b"HTTP/1.1 200 ")
+
+    def end(self) -> float:
+        """As a container is stopped; the seconds that it took."""
+        assert self._process is not None
+        began = time.monotonic()
+        self._process.terminate()
+        assert self._process.wait(END_WITHIN_S) == 0
+        return time.monotonic() - began
 
     def _start(self) -> bool:
         """False where the port was taken after all."""
