@@ -3,13 +3,16 @@
 FROM python:3.13-slim AS build
 # A virtual environment, since it can be copied whole; without pip, which nothing needs at run time.
 RUN python -m venv --without-pip /venv
-COPY requirements/runtime.txt /tmp/runtime.txt
+# --build-arg REQUIREMENTS=gevent: an image that can run workers with --pool gevent.
+ARG REQUIREMENTS=runtime
+COPY requirements/${REQUIREMENTS}.txt /tmp/requirements.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip --python /venv/bin/python install --require-hashes --only-binary :all: -r /tmp/runtime.txt
+    pip --python /venv/bin/python install --require-hashes --only-binary :all: -r /tmp/requirements.txt
 COPY api /app/api
 COPY scheduler /app/scheduler
 COPY shared /app/shared
 COPY worker /app/worker
+COPY pyproject.toml /app/pyproject.toml
 # The root file system is read-only later, so what Python would cache is made here.
 RUN python -m compileall -q --invalidation-mode unchecked-hash /app
 

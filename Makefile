@@ -33,7 +33,7 @@ bench: $(VENV)/.dev ## measure; takes half an hour on a quiet machine
 	$(BIN)/python -m benchmarks
 
 lock: $(VENV)/.dev ## resolve requirements/*.in anew
-	for name in runtime local dev bench; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	for name in runtime gevent local dev bench; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 		--generate-hashes --no-header --no-emit-index-url --upgrade \
 		--output-file requirements/$$name.txt requirements/$$name.in; done
 

@@ -55,6 +55,44 @@ def test_a_message_is_printed_as_a_line_of_its_own(containers: Containers) -> No
         assert "ruler" not in containers.output(part)[1]
 
 
+def test_a_time_limit_ends_its_task_alone(containers: Containers) -> None:
+    """In a child process of the worker, for which the container's limits and read-only root leave room."""
+    limited, enough = (
+        containers.call(
+            "POST", "/v1/tasks", {"task": "print_message", "args": [f"{limit} s"], "time_limit": limit}
+        ).body
+        for limit in (1, 60)
+    )
+    ends = [containers.call("GET", f"/v1/tasks/{each['id']}?wait=20").body for each in (limited, enough)]
+    assert [end["state"] for end in ends] == ["FAILURE", "SUCCESS"]
+    assert ends[0]["error"]["type"] == "TimeLimitExceeded"
+    printed = containers.output("worker")[0].splitlines()
+    assert ("1 s" in printed, "60 s" in printed) == (False, True)
+
+
+def test_a_killed_worker_process_is_replaced_and_leaves_nothing(containers: Containers) -> None:
+    """Its supervisor goes on. Nobody but that, the container's first process, is there for what it had started."""
+    program = """if True:
+        import pathlib, sys
+        for folder in pathlib.Path("/proc").glob("[0-9]*"):
+            words = (folder / "cmdline").read_bytes().split(bytes(1))
+            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+            if b"--pool" in words or state == "Z":
+                print(folder.name, state)
+        """
+
+    def look() -> dict[str, str]:
+        """Worker processes and dead ones, with their states."""
+        return dict(line.split() for line in containers.run_in("worker", "python", "-c", program).splitlines())
+
+    started = containers.inspected("worker")["State"]["StartedAt"]
+    for pid in (killed := look()):
+        containers.run_in("worker", "sh", "-c", f"kill -9 {pid}")
+    eventually(lambda: look() and not look().keys() & killed.keys(), HEALED_WITHIN_S, "another process")
+    eventually(lambda: "Z" not in look().values(), HEALED_WITHIN_S, "the end of what the first had started")
+    assert containers.inspected("worker")["State"]["StartedAt"] == started
+
+
 def test_exams_end_though_their_worker_is_killed(containers: Containers) -> None:
     """`kill -9` of the exams worker while exams run: the engine starts it again and every one becomes absent."""
     pks = {containers.start_exam(candidate=f"candidate {number}")["pk"] for number in range(5)}
@@ -158,9 +196,10 @@ def test_redis_is_durable(containers: Containers) -> None:
 
 
 def test_the_image_holds_the_compiled_packages_and_no_more(containers: Containers) -> None:
-    """Four packages with their bytecode; no tests, no working copy, nothing that installs or downloads."""
+    """Four packages with their bytecode, and the version; no tests, no working copy, nothing that installs or
+    downloads."""
     files = containers.run_in("api", "find", "/app", "-type", "f").split()
-    assert {path.split("/")[2] for path in files} == {"api", "scheduler", "shared", "worker"}
+    assert {path.split("/")[2] for path in files} == {"api", "scheduler", "shared", "worker", "pyproject.toml"}
     sources = {path for path in files if path.endswith(".py")}
     compiled = {
         re.sub(r"__pycache__/(.+)\.cpython-313\.pyc$", r"\1.py", path) for path in files if path.endswith("pyc")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,9 @@ SHORT = {
     "INVIGIL_SWEEP_SECONDS": "1",
 }
 HEALED_WITHIN_S = 15.0  # what the service promises after any crash
+
+# The words by which the processes that share a worker's work are told apart.
+SUPERVISOR, SUPERVISED, CHILDREN = "--autoscale", "--pool", "worker.slot_server"
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +112,7 @@ def test_every_outcome_is_in_one_digest(system: RunningSystem) -> None:
     assert len({mail["Message-ID"] for mail in system.mails()}) == len(system.mails())
 
 
-@pytest.mark.parametrize("part", ["gunicorn", "redis", "worker", "scheduler"])
+@pytest.mark.parametrize("part", ["gunicorn", "redis", "worker", "scheduler", SUPERVISOR, SUPERVISED, CHILDREN])
 def test_kill_9_of_a_part_loses_nothing(system: RunningSystem, part: str) -> None:
     """Exams running while a part is killed all end in time: those with a result as it says, the others absent."""
     exams = [system.start_exam(duration_s=4) for _ in range(10)]
@@ -123,6 +127,45 @@ def test_kill_9_of_a_part_loses_nothing(system: RunningSystem, part: str) -> Non
     statuses = [system.call("GET", f"/v1/exams/{exam['pk']}").body["status"] for exam in exams]
     assert statuses == ["pass"] * 5 + ["absent"] * 5
     eventually(lambda: all(system.mentions(exam["pk"]) == 1 for exam in exams), 30, "the digest")
+
+
+def test_a_hundred_messages_at_once_bring_more_workers(system: RunningSystem) -> None:
+    """One line of the log says why there are four; each message is printed once."""
+    texts = [f"one of a hundred: {number}" for number in range(100)]
+    for text in texts:
+        assert system.call("POST", "/v1/messages", {"message": text}).status == 202
+    eventually(lambda: len(system.pids(SUPERVISED)) == 4, 10, "four workers")
+    scaled = [line for line in system.log() if line["event"] == "scaled"]
+    assert (scaled[-1]["to"], scaled[-1]["reason"]) == (4, "those present will not soon get through what waits")
+    eventually(lambda: set(texts) <= set(system.output().splitlines()), 30, "the printing")
+    assert [system.output().splitlines().count(text) for text in texts] == [1] * 100
+
+
+@pytest.mark.parametrize("part", [SUPERVISOR, SUPERVISED])
+def test_kill_9_of_a_part_loses_no_message(system: RunningSystem, part: str) -> None:
+    """What waits its seconds then is printed all the same, in a thread and in a child process."""
+    texts = [f"in spite of the death of {part}: {number}" for number in range(4)]
+    limits: list[dict[str, Any]] = [{}, {"time_limit": 60}]
+    for number, text in enumerate(texts):
+        body = {"task": "print_message", "args": [text], **limits[number % 2]}
+        assert system.call("POST", "/v1/tasks", body).status == 202
+    eventually(lambda: len(system.states("STARTED", "print_message")) >= 4, 10, "their beginning")
+    system.kill(part)
+    eventually(lambda: set(texts) <= set(system.output().splitlines()), 3 + HEALED_WITHIN_S, "the printing")
+
+
+def test_kill_9_of_a_child_process_fails_its_task_alone(system: RunningSystem) -> None:
+    """The message beside it is printed, and the next one that needs a child gets one."""
+    lost, beside, after = "in a child", "in a thread", "in the next child"
+    sent = system.call("POST", "/v1/tasks", {"task": "print_message", "args": [lost], "time_limit": 60}).body["id"]
+    system.call("POST", "/v1/messages", {"message": beside})
+    eventually(lambda: system.call("GET", f"/v1/tasks/{sent}").body["state"] == "STARTED", 10, "its beginning")
+    system.signal(CHILDREN, signal.SIGKILL)
+    told = system.call("GET", f"/v1/tasks/{sent}?wait=10").body
+    assert (told["state"], told["error"]["type"]) == ("FAILURE", "WorkerLost")
+    system.call("POST", "/v1/tasks", {"task": "print_message", "args": [after], "time_limit": 60})
+    eventually(lambda: {beside, after} <= set(system.output().splitlines()), 15, "the printing of the others")
+    assert lost not in system.output().splitlines()
 
 
 def test_exams_end_when_redis_is_emptied(system: RunningSystem) -> None:
@@ -212,12 +255,13 @@ def test_the_calls_of_the_readme_work(system: RunningSystem) -> None:
     )
     typed = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30, check=False)
     assert typed.returncode == 0, typed.stderr
-    started, passed, read, events, listed, message, health = map(json.loads, typed.stdout.splitlines())
+    started, passed, read, events, listed, message, task, health = map(json.loads, typed.stdout.splitlines())
     assert (started["candidate"], started["duration_s"]) == ("Ada Lovelace", 300)
     assert (passed["status"], read["status"], passed["pk"]) == ("pass", "pass", read["pk"])
     assert [event["event"] for event in events["items"]] == ["started", "ended"]
     assert started["pk"] in [exam["pk"] for exam in listed["items"]]
     assert (message["task"], health["status"]) == ("print_message", "ready")
+    assert (task["task"], task["state"]) == ("print_message", "SUCCESS")
 
 
 def test_ctrl_c_ends_everything_and_the_next_start_goes_on(own_system: RunningSystem) -> None:

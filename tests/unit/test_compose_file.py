@@ -272,7 +272,7 @@ def test_settings_that_only_the_shell_gives_are_settings(compose: Compose) -> No
         for name, value in compose["services"][part]["environment"].items()
         if value is None and name.startswith("INVIGIL_")
     }
-    values = dict.fromkeys(passed_on, "1") | {"INVIGIL_LOG_FORMAT": "json"}
+    values = dict.fromkeys(passed_on, "1") | {"INVIGIL_LOG_FORMAT": "json", "INVIGIL_ROUTES": "print_message=slow"}
     assert {"INVIGIL_EXAM_SECONDS", "INVIGIL_DIGEST_SECONDS"} < passed_on
     assert Settings.from_environ(values).unknown == ()
 
@@ -283,9 +283,11 @@ def test_nothing_but_the_packages_is_sent_to_the_builder() -> None:
     assert rules[0] == "*"
     assert {rule[1:] for rule in rules if rule.startswith("!")} == {
         "api",
+        "pyproject.toml",
         "scheduler",
         "shared",
         "worker",
+        "requirements/gevent.txt",
         "requirements/runtime.txt",
     }
 

@@ -397,10 +397,13 @@ def test_every_policy_is_shown_to_notice_something() -> None:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_is_the_same_as_under_compose(manifests: Manifests, part: str) -> None:
-    """The same command in the same image: what is tried out on one host is what runs in a cluster."""
+    """The same command in the same image: what is tried out on one host is what runs in a cluster. Only that the
+    number of worker processes is left to Kubernetes there."""
     compose = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
     found = container(_workload(manifests, part))
-    assert found["command"] == compose[part]["command"]
+    command, _, scaling = " ".join(compose[part]["command"]).partition(" --autoscale")
+    assert " ".join(found["command"]) == command
+    assert bool(scaling) == (part == "worker")
     assert found["image"].split(":")[0] == "invigil"
     assert container(find(manifests, "StatefulSet", "redis"))["image"] == compose["redis"]["image"]
 
