@@ -1,10 +1,10 @@
-"""`python -m benchmarks [store] [api] [lists] [engine]`: all of them where none is named; `engine` is itself several,
-which may be named one by one. docs/operations.md has the figures.
+"""`python -m benchmarks [store] [api] [lists] [long_polls] [slots] [tasks] [engine] [gevent] [autoscale]`: all of them
+where none is named; `engine` is itself several, which may be named one by one. docs/operations.md has the figures.
 """
 
 import sys
 
-from benchmarks import api, lists, store
+from benchmarks import api, autoscale, gevent, lists, long_polls, slots, store, tasks
 from benchmarks.engine import cancelling, deadlines, idle, memory, pick_up, recovery, sending, throughput, together
 
 ENGINE = {
@@ -18,7 +18,17 @@ ENGINE = {
     "recovery": recovery.main,
     "idle": idle.main,
 }
-ALL = {"store": store.main, "api": api.main, "lists": lists.main, **ENGINE}
+ALL = {
+    "store": store.main,
+    "api": api.main,
+    "lists": lists.main,
+    "long_polls": long_polls.main,
+    "slots": slots.main,
+    "tasks": tasks.main,
+    **ENGINE,
+    "gevent": gevent.main,
+    "autoscale": autoscale.main,
+}
 
 if __name__ == "__main__":
     chosen = [part for name in sys.argv[1:] or ALL for part in (ENGINE if name == "engine" else [name])]

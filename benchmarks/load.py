@@ -17,10 +17,10 @@ class Load(NamedTuple):
     bodies: list[bytes]
 
 
-class _Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """One keep-alive connection that has at most one request under way."""
 
-    def __init__(self, answered: "Callable[[_Connection, int, bytes], None]") -> None:
+    def __init__(self, answered: "Callable[[Connection, int, bytes], None]") -> None:
         self._answered = answered
         self._received = b""
         self.due_at = 0.0
@@ -43,6 +43,12 @@ class _Connection(asyncio.Protocol):
             self._answered(self, int(head[9:12]), body[:length])
 
 
+async def connect(host: str, port: int, answered: Callable[[Connection, int, bytes], None]) -> Connection:
+    """`answered` is told of each answer: the connection, the status, the body."""
+    _, connection = await asyncio.get_running_loop().create_connection(lambda: Connection(answered), host, port)
+    return connection
+
+
 def closed_loop(host: str, port: int, requests: Iterator[bytes], connections: int, seconds: float) -> Load:
     """As fast as it goes: each connection sends its next request when its last is answered."""
     return uvloop.run(_closed_loop(host, port, requests, connections, seconds))
@@ -62,7 +68,7 @@ class _Tally:
         self.bodies: list[bytes] = []
         self.began = time.perf_counter()
 
-    def add(self, connection: _Connection, status: int, body: bytes) -> None:
+    def add(self, connection: Connection, status: int, body: bytes) -> None:
         self.latencies.append(time.perf_counter() - connection.due_at)
         self.statuses[status] = self.statuses.get(status, 0) + 1
         self.bodies.append(body)
@@ -76,7 +82,7 @@ async def _closed_loop(host: str, port: int, requests: Iterator[bytes], connecti
     done = loop.create_future()
     active = connections
 
-    def send_next(connection: _Connection) -> None:
+    def send_next(connection: Connection) -> None:
         nonlocal active
         request = next(requests, None) if time.perf_counter() - tally.began < seconds else None
         if request is not None:
@@ -86,11 +92,11 @@ async def _closed_loop(host: str, port: int, requests: Iterator[bytes], connecti
         if active == 0:
             done.set_result(None)
 
-    def answered(connection: _Connection, status: int, body: bytes) -> None:
+    def answered(connection: Connection, status: int, body: bytes) -> None:
         tally.add(connection, status, body)
         send_next(connection)
 
-    opened = [(await loop.create_connection(lambda: _Connection(answered), host, port))[1] for _ in range(connections)]
+    opened = [await connect(host, port, answered) for _ in range(connections)]
     tally = _Tally()
     for connection in opened:
         send_next(connection)
@@ -104,14 +110,13 @@ async def _closed_loop(host: str, port: int, requests: Iterator[bytes], connecti
 async def _open_loop(
     host: str, port: int, requests: Iterator[bytes], connections: int, per_second: float, seconds: float
 ) -> Load:
-    loop = asyncio.get_running_loop()
-    idle: asyncio.Queue[_Connection] = asyncio.Queue()
+    idle: asyncio.Queue[Connection] = asyncio.Queue()
 
-    def answered(connection: _Connection, status: int, body: bytes) -> None:
+    def answered(connection: Connection, status: int, body: bytes) -> None:
         tally.add(connection, status, body)
         idle.put_nowait(connection)
 
-    opened = [(await loop.create_connection(lambda: _Connection(answered), host, port))[1] for _ in range(connections)]
+    opened = [await connect(host, port, answered) for _ in range(connections)]
     for connection in opened:
         idle.put_nowait(connection)
     tally = _Tally()

@@ -6,7 +6,7 @@ from itertools import islice
 from benchmarks.engine.ground import Ground
 from benchmarks.engine.pending import deadlines, lay_out
 from benchmarks.report import RUNS, head, line
-from shared.tasks.catalog import MARK_ABSENT
+from shared.tasks import catalog
 
 TASKS = 90_000
 SINGLY = 10_000
@@ -25,17 +25,17 @@ def main() -> None:
             ids = [message.message_id for message in messages]
             # Redis keeps half a megabyte for scripts once it has run some.
             lay_out(services.broker, iter(messages), WARM_UP)
-            engine.cancel(ids[:WARM_UP], keep=MARK_ABSENT.keep)
+            engine.cancel(ids[:WARM_UP], keep=catalog.mark_absent.keep)
             empty = ground.settled_memory()
             ids = ids[WARM_UP:]
             lay_out(services.broker, iter(messages[WARM_UP:]), TASKS + SINGLY)
             began = time.perf_counter()
             for task_id in ids[:SINGLY]:
-                assert engine.cancel([task_id], keep=MARK_ABSENT.keep) == ["revoked"]
+                assert engine.cancel([task_id], keep=catalog.mark_absent.keep) == ["revoked"]
             singly.append(SINGLY / (time.perf_counter() - began))
             began = time.perf_counter()
             for begin in range(SINGLY, len(ids), BATCH):
-                assert set(engine.cancel(ids[begin : begin + BATCH], keep=MARK_ABSENT.keep)) == {"revoked"}
+                assert set(engine.cancel(ids[begin : begin + BATCH], keep=catalog.mark_absent.keep)) == {"revoked"}
             batched.append(TASKS / (time.perf_counter() - began))
             left.append((ground.settled_memory() - empty) / len(ids))
     line(f"{BATCH} a call", batched, "/s", higher_is_better=True, to_reach="≥ 10,000")

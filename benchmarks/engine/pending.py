@@ -10,7 +10,7 @@ from dramatiq import Message
 from shared.broker.broker import TaskBroker
 from shared.clock import SystemClock
 from shared.exams.pk import new_pk
-from shared.tasks.catalog import MARK_ABSENT
+from shared.tasks import catalog
 
 BATCH = 5_000
 FIRST = timedelta(hours=1)
@@ -23,8 +23,8 @@ def deadlines() -> Iterator[Message[Any]]:
     while True:
         pk = new_pk(now)
         yield Message(
-            queue_name=MARK_ABSENT.queue,
-            actor_name=MARK_ABSENT.name,
+            queue_name=catalog.mark_absent.queue,
+            actor_name=catalog.mark_absent.name,
             args=(pk,),
             kwargs={},
             options={},

@@ -3,12 +3,19 @@
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+from dramatiq import Message
 
+from shared.broker.scripts import Script
+from shared.broker.states import Outcome, State, TaskError
+from shared.redis_keys import RedisKeys
+from shared.tasks.catalog import print_message
 from tests.support.api import Api, Request, TimedAnswer, problem_of, settings_in
+from tests.support.engines import EngineOnRedis
 from tests.support.redis_server import PrivateRedis
+from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
 
 AT_ONCE = 16
@@ -113,3 +120,47 @@ def test_a_redis_without_room_refuses_messages_and_starts_exams(api: Api, own_re
     problem_of(api.call("POST", "/v1/messages", MESSAGE.json), 503, "broker-unavailable")
     own_redis.client().config_set("maxmemory", "0")
     eventually(lambda: is_taken(api), BACK_WITHIN_S, "a message taken")
+
+
+def test_a_retry_whose_answer_was_lost_may_be_repeated(tmp_path: Path, own_redis: PrivateRedis) -> None:
+    """503 at first, then the task that was made; its arguments are there once."""
+    with TcpProxy(own_redis.socket) as proxy, Api(settings_in(tmp_path, proxy.url)) as api:
+        namespace, payloads = api.services.settings.namespace, api.services.payloads
+        bench = EngineOnRedis(own_redis, namespace)
+        bury(bench, "first")
+        assert api.call("POST", "/v1/dead/first/retry").status_code == 202  # Redis knows the script now
+        assert len(bench.fetch(queue="default")) == 1
+        bury(bench, "failed", stored=payloads.keep("failed", "args", b'[["hello"],{}]'))
+        lost = proxy.lose_reply(Script("revive", RedisKeys(namespace)).head[1].encode())
+        problem_of(api.call("POST", "/v1/dead/failed/retry"), 503, "broker-unavailable")
+        assert lost.is_set()
+        (made,) = bench.fetch(queue="default")
+        new = made.message
+        assert payloads.load(new.options["stored"]) == b'[["hello"],{}]'
+        again = eventually(lambda: retried(api, "failed"), BACK_WITHIN_S)
+        assert again is not None
+        assert (again["id"], again["retry_of"]) == (new.message_id, "failed")
+        assert payloads.references(new.message_id) == [new.options["stored"]]
+        assert bench.fetch(queue="default") == []
+
+
+def bury(bench: EngineOnRedis, task_id: str, **options: str) -> None:
+    """A public task, as it is when it has failed for good."""
+    message: Message[Any] = Message(
+        queue_name="default",
+        actor_name=print_message.name,
+        args=() if options else ("hello",),
+        kwargs={},
+        options=options,
+        message_id=task_id,
+    )
+    bench.engine.enqueue([(message, None)])
+    deliveries = bench.fetch(queue="default")
+    assert bench.worker.begin(deliveries) == ["run"]
+    failed = Outcome(State.FAILURE, error=TaskError("ValueError", "no"))
+    assert bench.worker.finish(deliveries, failed, is_dead=True) == ["finished"]
+
+
+def retried(api: Api, task_id: str) -> dict[str, Any] | None:
+    answer = api.call("POST", f"/v1/dead/{task_id}/retry")
+    return dict(answer.json) if answer.status_code == 202 else None

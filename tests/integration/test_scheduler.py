@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -14,7 +15,8 @@ from scheduler.__main__ import build, send, watch
 from scheduler.schedules import schedules, window
 from shared.services import Services, for_callers
 from shared.settings import Settings
-from shared.tasks.catalog import SEND_DIGEST, SWEEP, Task
+from shared.tasks import catalog
+from shared.tasks.task import Task
 from tests.support.clock import NOON, ManualClock
 from tests.support.exam_files import present
 from tests.support.parts import Part, run, settings_of
@@ -38,7 +40,7 @@ def services_for(tmp_path: Path, redis_server: PrivateRedis) -> Iterator[Callabl
         yield make
 
 
-def waiting(redis: PrivateRedis, task: Task) -> list[tuple[str, ...]]:
+def waiting(redis: PrivateRedis, task: Task[..., Any]) -> list[tuple[str, ...]]:
     """The arguments of each message of this task that waits in Redis, in order."""
     messages = TasksInRedis(redis.client()).ready(task.queue)
     return [tuple(message.args) for message in messages if message.actor_name == task.name]
@@ -57,13 +59,13 @@ def scheduling(services: Services) -> Iterator[None]:
 def test_every_tick_sends_each_task(services_for: Callable[..., Services], redis_server: PrivateRedis) -> None:
     """Digest windows follow the clock, each once; sweeps come beside them."""
     with scheduling(services_for(None, **HALF_A_SECOND)):
-        eventually(lambda: len(waiting(redis_server, SEND_DIGEST)) >= 4, what="four digests")
-        eventually(lambda: len(waiting(redis_server, SWEEP)) >= 4, what="four sweeps")
-    windows = [datetime.strptime(name, "%Y%m%dT%H%M%S.%f%z") for (name,) in waiting(redis_server, SEND_DIGEST)]
+        eventually(lambda: len(waiting(redis_server, catalog.send_digest)) >= 4, what="four digests")
+        eventually(lambda: len(waiting(redis_server, catalog.sweep)) >= 4, what="four sweeps")
+    windows = [datetime.strptime(name, "%Y%m%dT%H%M%S.%f%z") for (name,) in waiting(redis_server, catalog.send_digest)]
     assert windows == sorted(set(windows))
     assert {window.microsecond for window in windows} <= {0, 500_000}
     assert timedelta() <= datetime.now(UTC) - windows[-1] < timedelta(seconds=5)
-    assert set(waiting(redis_server, SWEEP)) == {()}
+    assert set(waiting(redis_server, catalog.sweep)) == {()}
 
 
 def test_the_first_tick_is_the_next_whole_period(
@@ -73,7 +75,11 @@ def test_the_first_tick_is_the_next_whole_period(
     services = services_for(ManualClock(NOON + timedelta(seconds=1)))
     scheduler = build(schedules(services.settings), services.sender, services.clock)
     first = {job.id: job.trigger.start_date for job in scheduler.get_jobs()}
-    assert first == {"send_digest": NOON + timedelta(minutes=5), "sweep": NOON + timedelta(seconds=10)}
+    assert first == {
+        "send_digest": NOON + timedelta(minutes=5),
+        "sweep": NOON + timedelta(seconds=10),
+        "clear_away": NOON + timedelta(hours=1),
+    }
 
 
 @pytest.mark.parametrize("late_s", [0, 0.001, 60, 299.999])
@@ -83,11 +89,11 @@ def test_a_tick_that_comes_late_sends_the_window_that_was_due(
     """A busy machine moves no window."""
     clock = present()
     services = services_for(clock)
-    digest, _ = schedules(services.settings)
+    digest, *_ = schedules(services.settings)
     due_at = digest.due_at(clock.now())
     clock.set(due_at + timedelta(seconds=late_s))
     send(digest, services.sender, clock)
-    assert waiting(redis_server, SEND_DIGEST) == [(window(due_at),)]
+    assert waiting(redis_server, catalog.send_digest) == [(window(due_at),)]
 
 
 def test_two_schedulers_send_one_message_a_tick(
@@ -105,8 +111,10 @@ def test_two_schedulers_send_one_message_a_tick(
             for row in rows:
                 send(row, services.sender, clock)
     windows = [(window(first + tick * both[0].settings.digest_period),) for tick in range(3)]
-    assert waiting(redis_server, SEND_DIGEST) == windows
-    assert waiting(redis_server, SWEEP) == [()] * 3
+    assert waiting(redis_server, catalog.send_digest) == windows
+    assert waiting(redis_server, catalog.sweep) == [()] * 3
+    hours = {rows[2].due_at(first + tick * both[0].settings.digest_period) for tick in range(3)}
+    assert waiting(redis_server, catalog.clear_away) == [()] * len(hours)
 
 
 def test_two_running_schedulers_send_one_message_a_tick(
@@ -115,10 +123,10 @@ def test_two_running_schedulers_send_one_message_a_tick(
     """As a rolling restart has them for a moment, or an operator for good."""
     first, second = (services_for(None, **HALF_A_SECOND) for _ in range(2))
     with scheduling(first), scheduling(second):
-        eventually(lambda: len(waiting(redis_server, SEND_DIGEST)) >= 5, what="five digests")
-    windows = [name for (name,) in waiting(redis_server, SEND_DIGEST)]
+        eventually(lambda: len(waiting(redis_server, catalog.send_digest)) >= 5, what="five digests")
+    windows = [name for (name,) in waiting(redis_server, catalog.send_digest)]
     assert windows == sorted(set(windows))
-    assert abs(len(waiting(redis_server, SWEEP)) - len(windows)) <= 1
+    assert abs(len(waiting(redis_server, catalog.sweep)) - len(windows)) <= 1
 
 
 def test_a_scheduler_started_again_does_not_send_a_tick_twice(
@@ -131,7 +139,7 @@ def test_a_scheduler_started_again_does_not_send_a_tick_twice(
         for row in schedules(services.settings):
             send(row, services.sender, clock)
         services.broker.flush("exams")
-    assert (len(waiting(redis_server, SEND_DIGEST)), waiting(redis_server, SWEEP)) == (1, [])
+    assert (len(waiting(redis_server, catalog.send_digest)), waiting(redis_server, catalog.sweep)) == (1, [])
 
 
 def test_a_tick_of_days_ago_is_not_sent_and_that_is_logged(
@@ -144,10 +152,11 @@ def test_a_tick_of_days_ago_is_not_sent_and_that_is_logged(
     with capture_logs() as logged:
         for row in schedules(services.settings):
             send(row, services.sender, clock)
-    assert waiting(redis_server, SEND_DIGEST) == waiting(redis_server, SWEEP) == []
+    assert waiting(redis_server, catalog.send_digest) == waiting(redis_server, catalog.sweep) == []
     assert [(line["event"], line["task"]) for line in logged] == [
         ("tick_too_old", "send_digest"),
         ("tick_too_old", "sweep"),
+        ("tick_too_old", "clear_away"),
     ]
 
 
@@ -155,12 +164,14 @@ def test_a_tick_without_redis_is_logged_and_the_next_one_works(tmp_path: Path, o
     """The scheduler stays up and needs no restart; what was missed is in the next digest and sweep."""
     environ = settings_of(tmp_path, own_redis.url, **HALF_A_SECOND)
     with Part(tmp_path / "scheduler", "scheduler", environ=environ) as part:
-        eventually(lambda: waiting(own_redis, SWEEP), 20, "the first sweep")
+        eventually(lambda: waiting(own_redis, catalog.sweep), 20, "the first sweep")
         own_redis.kill()
         part.wait_for_log("not_sent")
         own_redis.start()
         own_redis.client().flushall()
-        eventually(lambda: waiting(own_redis, SWEEP) and waiting(own_redis, SEND_DIGEST), 10, "the next tick")
+        eventually(
+            lambda: waiting(own_redis, catalog.sweep) and waiting(own_redis, catalog.send_digest), 10, "the next tick"
+        )
         assert part.end() == 0
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from shared.errors import TaskIdTaken
 from shared.services import for_callers
-from shared.tasks.catalog import MARK_ABSENT, PRINT_MESSAGE, SWEEP
+from shared.tasks.catalog import mark_absent, print_message, sweep
 from shared.tasks.sender import Sending, TaskSender
 from tests.support.api import settings_in
 from tests.support.redis_server import PrivateRedis
@@ -32,8 +32,11 @@ def tasks(redis_server: PrivateRedis) -> TasksInRedis:
 def test_tasks_sent_together_arrive_as_if_sent_one_by_one(sender: TaskSender, tasks: TasksInRedis) -> None:
     """In their order, each under its id, in its queue, with its arguments, due when it is to be."""
     at = datetime.now(UTC).replace(microsecond=0) + MINUTE
-    ids = sender.send_many([Sending(PRINT_MESSAGE, ("a",)), Sending(MARK_ABSENT, ("pk",), "pk.1", at)])
-    ids += [sender.send(PRINT_MESSAGE, "b"), sender.send(MARK_ABSENT, "kp", task_id="kp.1", due=at + MINUTE)]
+    ids = sender.send_many([Sending(print_message, ("a",)), Sending(mark_absent, ("pk",), "pk.1", at)])
+    ids += [
+        sender.send(print_message, "b"),
+        sender.send(mark_absent, "kp", task_id="kp.1", due=at + MINUTE),
+    ]
     printed = [(message.message_id, message.actor_name, message.args) for message in tasks.ready("default")]
     assert printed == [(ids[0], "print_message", ("a",)), (ids[2], "print_message", ("b",))]
     timed = [(message.message_id, message.args, due_at) for message, due_at in tasks.due("exams")]
@@ -44,9 +47,9 @@ def test_a_while_is_counted_from_now_by_redis_s_clock(
     sender: TaskSender, tasks: TasksInRedis, redis_server: PrivateRedis
 ) -> None:
     """And one that is over, or none, is at once."""
-    sender.send(MARK_ABSENT, "later", due=MINUTE)
+    sender.send(mark_absent, "later", due=MINUTE)
     for due in (None, timedelta(), -MINUTE, datetime.now(UTC) - MINUTE):
-        sender.send(MARK_ABSENT, "now", due=due)
+        sender.send(mark_absent, "now", due=due)
     ((message, due_at),) = tasks.due("exams")
     seconds, micros = redis_server.client().time()
     left = due_at.timestamp() - seconds - micros / 1_000_000
@@ -56,16 +59,16 @@ def test_a_while_is_counted_from_now_by_redis_s_clock(
 
 def test_the_priority_of_the_catalog_goes_along(sender: TaskSender, tasks: TasksInRedis) -> None:
     """A sweep stands before the deadlines that were sent before it."""
-    sender.send(MARK_ABSENT, "pk")
-    sender.send(SWEEP)
+    sender.send(mark_absent, "pk")
+    sender.send(sweep)
     assert [message.actor_name for message in tasks.ready("exams")] == ["sweep", "mark_absent"]
 
 
 def test_an_id_that_is_taken_is_refused(sender: TaskSender, tasks: TasksInRedis) -> None:
     """The error says what has become of the task that has it; what was sent beside it arrives."""
-    sender.send(MARK_ABSENT, "pk", task_id="pk.1", due=MINUTE)
+    sender.send(mark_absent, "pk", task_id="pk.1", due=MINUTE)
     with pytest.raises(TaskIdTaken, match="task pk") as caught:
-        sender.send_many([Sending(MARK_ABSENT, ("other",), "pk.1"), Sending(MARK_ABSENT, ("kp",), "kp.1")])
+        sender.send_many([Sending(mark_absent, ("other",), "pk.1"), Sending(mark_absent, ("kp",), "kp.1")])
     assert caught.value.state == "PENDING"
     assert [message.args for message in tasks.ready("exams")] == [("kp",)]
 
@@ -76,5 +79,5 @@ def test_tasks_are_sent_after_redis_has_forgotten_the_scripts(
     """As it has after a restart: nothing is lost, nothing is sent twice."""
     for sent in (3, 6):
         redis_server.client().script_flush()
-        sender.send_many([Sending(PRINT_MESSAGE, (str(number),)) for number in range(3)])
+        sender.send_many([Sending(print_message, (str(number),)) for number in range(3)])
         assert len(tasks.ready("default")) == sent

@@ -68,8 +68,15 @@ class Part:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Its status after this signal."""
+        self.signal(number)
+        return self.wait()
+
+    def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
-        return self._process.wait(END_WITHIN_S)
+
+    def wait(self, within_s: float = END_WITHIN_S) -> int:
+        """Its status once it has ended by itself."""
+        return self._process.wait(within_s)
 
     def kill(self) -> None:
         self._process.kill()

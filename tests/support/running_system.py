@@ -1,5 +1,6 @@
 """The whole system as `make run` starts it, on a free port and in a folder of its own, with short times."""
 
+import json
 import os
 import signal
 import socket
@@ -46,7 +47,7 @@ class RunningSystem:
     def _is_ready(self) -> bool:
         assert self._launcher.poll() is None, f"run.py ended: {self.output()}{self.errors()}"
         try:
-            return self.call("GET", "/readyz").status == 200 and len(self.pids("worker")) == 2
+            return self.call("GET", "/readyz").status == 200 and len(self.pids("worker")) >= 3
         except OSError:
             return False
 
@@ -83,6 +84,15 @@ class RunningSystem:
     def errors(self) -> str:
         return (self.var / "stderr").read_text()
 
+    def log(self) -> list[dict[str, Any]]:
+        """What the parts have logged."""
+        return [json.loads(line) for line in self.errors().splitlines() if line.startswith("{") and line.endswith("}")]
+
+    def states(self, state: str, task: str) -> list[str]:
+        """The ids of tasks that are in this state now."""
+        found: list[dict[str, Any]] = self.call("GET", f"/v1/tasks?state={state}&task={task}").body["items"]
+        return [each["id"] for each in found]
+
     def pids(self, part: str = "") -> list[int]:
         """The processes of this system whose command line has `part` as a word or a program's name; "redis" is the
         private Redis, whatever its program.
@@ -110,10 +120,10 @@ class RunningSystem:
         return pids
 
     def kill(self, part: str) -> None:
-        """`kill -9` of a part, and then waits until the launcher has started it again."""
+        """`kill -9` of a part, and then waits until it has been started again: as many processes as are needed."""
         killed = set(self.signal(part, signal.SIGKILL))
         assert killed, f"no process of {part} runs"
-        eventually(lambda: len(set(self.pids(part)) - killed) >= len(killed), 15, f"the return of {part}")
+        eventually(lambda: set(self.pids(part)) - killed, 15, f"the return of {part}")
 
     def interrupt(self) -> int:
         """Ctrl-C; the launcher's exit status."""

@@ -1,15 +1,20 @@
 """The query string of the list of exams, and its cursor."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import pytest
 
-from api.listing import cursor, list_query
+from api.listing import EXAMS_QUERY, cursor, wanted
 from shared.errors import InvalidInput
 from shared.exams.model import Status
 from shared.exams.pk import new_pk
 from shared.exams.register import ListQuery, Page
 from tests.support.clock import NOON
+
+
+def list_query(parameters: Mapping[str, str]) -> ListQuery:
+    return wanted(EXAMS_QUERY.parse(parameters))
 
 
 def refused(**parameters: str) -> dict[str, str]:

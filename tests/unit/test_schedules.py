@@ -6,28 +6,29 @@ import pytest
 
 from scheduler.schedules import Schedule, schedules, window
 from shared.settings import Settings
-from shared.tasks.catalog import SEND_DIGEST, SWEEP
+from shared.tasks import catalog
 from tests.support.clock import NOON
 
 
 def digest_every(seconds: float) -> Schedule:
-    digest, _ = schedules(Settings.from_environ({"INVIGIL_DIGEST_SECONDS": str(seconds)}))
+    digest, *_ = schedules(Settings.from_environ({"INVIGIL_DIGEST_SECONDS": str(seconds)}))
     return digest
 
 
-def test_the_digest_comes_every_five_minutes_and_the_sweep_every_ten_seconds() -> None:
+def test_the_digest_comes_every_five_minutes_the_sweep_every_ten_seconds_and_clearing_every_hour() -> None:
     """The table, with nothing set."""
     rows = schedules(Settings.from_environ({}))
     assert [(row.task, row.period) for row in rows] == [
-        (SEND_DIGEST, timedelta(minutes=5)),
-        (SWEEP, timedelta(seconds=10)),
+        (catalog.send_digest, timedelta(minutes=5)),
+        (catalog.sweep, timedelta(seconds=10)),
+        (catalog.clear_away, timedelta(hours=1)),
     ]
 
 
 def test_settings_change_the_periods() -> None:
-    """Both periods are the operator's, fractions included."""
+    """Those of digest and sweep are the operator's, fractions included."""
     environ = {"INVIGIL_DIGEST_SECONDS": "60", "INVIGIL_SWEEP_SECONDS": "0.5"}
-    assert [row.period.total_seconds() for row in schedules(Settings.from_environ(environ))] == [60, 0.5]
+    assert [row.period.total_seconds() for row in schedules(Settings.from_environ(environ))] == [60, 0.5, 3600]
 
 
 @pytest.mark.parametrize(
@@ -56,10 +57,10 @@ def test_windows_follow_each_other_without_a_gap(period: float) -> None:
 
 
 def test_a_window_is_named_after_the_time_it_was_due() -> None:
-    """The digest gets that name as its argument; the sweep needs none."""
-    digest, sweep = schedules(Settings.from_environ({}))
+    """The digest gets that name as its argument; the others need none."""
+    digest, *others = schedules(Settings.from_environ({}))
     assert digest.arguments(NOON) == ("20261120T120000.000Z",)
-    assert sweep.arguments(NOON) == ()
+    assert [row.arguments(NOON) for row in others] == [(), ()]
 
 
 def test_windows_of_a_fractional_period_have_different_names() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from shared.errors import SettingsError
 from shared.settings import Settings, need
+from shared.tasks.routes import Rule
 
 
 def duration_of(field: str) -> Callable[[Settings], object]:
@@ -32,6 +33,8 @@ def addresses(*specs: str) -> tuple[Address, ...]:
     return tuple(Address(addr_spec=spec) for spec in specs)
 
 
+ROUTES = (Rule("report_*", "slow"), Rule("send_?", "mail"), Rule("x", "9-_a"))
+
 GOOD: list[tuple[str, str, Callable[[Settings], object], object]] = [
     ("REDIS_URL", "redis://:pass@db:6380/2", value_of("redis_url"), "redis://:pass@db:6380/2"),
     ("REDIS_URL", "rediss://db", value_of("redis_url"), "rediss://db"),
@@ -49,6 +52,8 @@ GOOD: list[tuple[str, str, Callable[[Settings], object], object]] = [
     ("RESULT_SECONDS", "3600", duration_of("result_keep"), 3_600),
     ("SETTLE_MARGIN_MS", "0", duration_of("settle_margin"), 0),
     ("SETTLE_MARGIN_MS", "99999", duration_of("settle_margin"), 99.999),
+    ("ROUTES", "", value_of("routes"), ()),
+    ("ROUTES", " report_*=slow,, send_?=mail,x=9-_a ", value_of("routes"), ROUTES),
     ("MAIL_URL", "smtp://user:pass@mail.example.org:2525", mail_host_of, ("smtp", "mail.example.org", 2525)),
     ("MAIL_URL", "smtps://mail.example.org", mail_host_of, ("smtps", "mail.example.org", None)),
     ("MAIL_URL", "maildir:///srv/mail", mail_path_of, ("maildir", "/srv/mail")),
@@ -75,6 +80,7 @@ ALLOWED = {
     "SWEEP_SECONDS": SECONDS,
     "RESULT_SECONDS": SECONDS,
     "SETTLE_MARGIN_MS": "a whole number of milliseconds from 0 to 99999",
+    "ROUTES": "task=queue, separated by commas; the task's name may hold * and ?, such as report_*=slow",
     "MAIL_URL": "smtp://user:password@host:port, smtps://user:password@host:port or maildir:///path",
     "MAIL_FROM": "one mail address, such as invigil@example.org",
     "MAIL_TO": "mail addresses separated by commas",
@@ -103,6 +109,11 @@ BAD: dict[str, list[str]] = {
     "SWEEP_SECONDS": ["0.4"],
     "RESULT_SECONDS": ["0.4"],
     "SETTLE_MARGIN_MS": ["", "-1", "0.5", "100000", "1s", "٥"],
+    "ROUTES": [
+        *("report", "=slow", "report=", "report=slow=mail", "report=slow;send=mail", "report = slow"),
+        *("Report=slow", "report=Slow", "report=-slow", "report=sl ow", "[a-z]*=slow", "report=slow\nx"),
+        *("a" * 101 + "=slow", "report=" + "a" * 42, "report=größe"),
+    ],
     "MAIL_URL": [
         *("", "mail.example.org", "smtp://", "http://host", "smtp://host/path", "smtp://user:s3cret@host:port"),
         *("maildir://host/mail", "maildir:///", "maildir:mail"),
@@ -132,6 +143,7 @@ def test_nothing_has_to_be_set() -> None:
         sweep_period=timedelta(seconds=10),
         settle_margin=timedelta(),
         result_keep=timedelta(days=1),
+        routes=(),
         mail_url=None,
         mail_from=None,
         mail_to=(),
