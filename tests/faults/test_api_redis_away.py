@@ -133,7 +133,7 @@ def test_a_retry_whose_answer_was_lost_may_be_repeated(tmp_path: Path, own_redis
         bury(bench, "failed", stored=payloads.keep("failed", "args", b'[["hello"],{}]'))
         lost = proxy.lose_reply(Script("revive", RedisKeys(namespace)).head[1].encode())
         problem_of(api.call("POST", "/v1/dead/failed/retry"), 503, "broker-unavailable")
-        assert lost.is_set()
+        assert lost.wait(BACK_WITHIN_S)
         (made,) = bench.fetch(queue="default")
         new = made.message
         assert payloads.load(new.options["stored"]) == b'[["hello"],{}]'
