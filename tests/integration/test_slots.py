@@ -124,7 +124,8 @@ def test_a_child_has_no_file_of_another_one(jobs: Runs) -> None:
 
 def test_what_a_job_starts_ignores_no_signal(jobs: Runs) -> None:
     """Else it could not be terminated."""
-    assert [int(mask, 16) for mask in jobs.run("signals_of_a_started_process")] == [0, 0]
+    standard = 2**31 - 1  # 32 and 33 are the C library's own, and come from whoever has started the tests
+    assert [int(mask, 16) & standard for mask in jobs.run("signals_of_a_started_process")] == [0, 0]
 
 
 def test_when_memory_runs_out_a_child_goes_before_its_worker(jobs: Runs) -> None:
